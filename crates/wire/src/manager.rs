@@ -1,0 +1,85 @@
+//! Between managers, and from anyone to them.
+
+use crate::map::{Delta, Map};
+use crate::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ManagerRequest {
+    /// An encoded message of the consensus, in the body. Answered at once with `Ok`.
+    Raft { cluster: Uuid, from: NodeId },
+    /// Work for the managers' leader.
+    Propose(Proposal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proposal {
+    /// A node started: gives it an incarnation, its addresses, and new epochs for the buckets it leads.
+    NodeStarted {
+        node: NodeId,
+        cores: Vec<std::net::SocketAddr>,
+        control: std::net::SocketAddr,
+    },
+    /// New epochs for buckets whose leader lost its old one without a restart.
+    NewEpochs {
+        node: NodeId,
+        incarnation: Incarnation,
+        buckets: Vec<BucketId>,
+    },
+    CreateFilesystem {
+        name: String,
+        size_bytes: u64,
+    },
+    /// The root directory stands; the filesystem may be mounted.
+    FilesystemReady {
+        fs: FsId,
+    },
+    DeleteFilesystem {
+        name: String,
+    },
+    FilesystemGone {
+        fs: FsId,
+    },
+    /// A mount asks for an id.
+    NewClient {
+        host: String,
+    },
+    RemoveClient {
+        client: ClientId,
+    },
+    FenceClient {
+        client: ClientId,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ManagerReply {
+    Ok,
+    /// Committed; the map is at least this version.
+    Committed {
+        version: MapVersion,
+        incarnation: Incarnation,
+        fs: FsId,
+        client: ClientId,
+    },
+    /// Ask this node instead, if it is known.
+    NotLeader(Option<NodeId>),
+    /// No quorum of managers answers; nothing was changed, or it is unknown whether it was.
+    NoQuorum,
+    /// It can't be done; the text says why and what to do.
+    Refused(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapRequest {
+    /// Deltas after `have`, or the whole map if they are gone. Waits up to `wait_ms` for something newer.
+    Get { have: MapVersion, wait_ms: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapReply {
+    Deltas(Vec<Delta>),
+    Whole(Box<Map>),
+    /// The node has no map: it is in no cluster yet, or still looking for its peers.
+    None,
+}
