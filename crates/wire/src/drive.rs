@@ -39,6 +39,25 @@ pub struct RecordHeader {
     pub checksum: u32,
 }
 
+impl RecordHeader {
+    /// The checksum that a record with these fields and this payload must carry: CRC-32C over the little-endian
+    /// bucket (4 bytes), epoch (8), sequence (8), acknowledged mark (8), length (4), kind (1), then the payload.
+    pub fn checksum_of<'a>(&self, bucket: BucketId, payload: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        digest.update(&bucket.0.to_le_bytes());
+        digest.update(&self.epoch.0.to_le_bytes());
+        digest.update(&self.seq.0.to_le_bytes());
+        digest.update(&self.acknowledged.0.to_le_bytes());
+        digest.update(&self.len_bytes.to_le_bytes());
+        digest.update(&[self.kind as u8]);
+        for piece in payload {
+            digest.update(piece);
+        }
+        // CRC-32C fills the low half of the digest.
+        digest.finalize() as u32
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DriveOp {
     /// Makes records durable and, if `promise` is asked for, promises not to answer a higher seal for the lease time.
