@@ -1,1 +1,35 @@
-fn main() {}
+//! `cargo xtask VERB`: what developers and CI do with this repository, one verb per file.
+
+#![forbid(unsafe_code)]
+
+mod stage;
+mod test;
+mod tree;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What developers and CI do with this repository", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run everything that CI runs; the last line says how many tests passed and failed
+    Test(test::Test),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Test(test) => test.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

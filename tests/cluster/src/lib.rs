@@ -1,0 +1,3 @@
+//! Real clusters of local `weftd` processes.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,229 @@
+//! `cargo xtask test`: the stages that CI runs, in order, each with a time-box.
+//!
+//! All stages run even when one fails, so that one run tells everything. Only the build is a condition for what
+//! comes after it. Everything is built in profile `ci`, once.
+
+use crate::stage::{self, Ended};
+use crate::tree;
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub struct Test {
+    /// Run only these stages
+    #[arg(value_enum)]
+    stages: Vec<Stage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Stage {
+    /// Sources are formatted
+    Fmt,
+    /// Everything compiles, in the profile that the tests use
+    Build,
+    /// No warning of the compiler or clippy
+    Clippy,
+    /// Bans, licences and sources of what we depend on, if cargo-deny is installed
+    Deny,
+    /// The tests of every crate
+    Unit,
+    /// The examples in documentation comments
+    Doc,
+    /// The rules of the repository itself
+    House,
+}
+
+const STAGES: [Stage; 7] =
+    [Stage::Fmt, Stage::Build, Stage::Clippy, Stage::Deny, Stage::Unit, Stage::Doc, Stage::House];
+
+/// What a stage found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+enum Verdict {
+    Good(Count),
+    Bad(Count, String),
+    Skipped(String),
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Stage::Fmt => "fmt",
+            Stage::Build => "build",
+            Stage::Clippy => "clippy",
+            Stage::Deny => "deny",
+            Stage::Unit => "unit",
+            Stage::Doc => "doc",
+            Stage::House => "house",
+        }
+    }
+
+    /// Generous for two slow cores; a stage that needs longer is stuck.
+    fn time_box(self) -> Duration {
+        Duration::from_secs(match self {
+            Stage::Fmt => 60,
+            Stage::Build => 1200,
+            Stage::Clippy => 600,
+            Stage::Deny => 120,
+            Stage::Unit => 900,
+            Stage::Doc => 300,
+            Stage::House => 120,
+        })
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Stage::Fmt => &["fmt", "--all", "--check"],
+            Stage::Build => &["nextest", "run", "--workspace", "--cargo-profile", "ci", "--no-run"],
+            Stage::Clippy => {
+                &["clippy", "--workspace", "--all-targets", "--profile", "ci", "--quiet", "--", "-D", "warnings"]
+            }
+            Stage::Deny => &["deny", "check", "bans", "licenses", "sources"],
+            Stage::Unit => &[
+                "nextest",
+                "run",
+                "--workspace",
+                "--cargo-profile",
+                "ci",
+                "--profile",
+                "ci",
+                "-E",
+                "not package(weft-house)",
+            ],
+            Stage::Doc => &["test", "--doc", "--workspace", "--profile", "ci", "--quiet"],
+            // The same packages as above, so that nothing is built again with other features.
+            Stage::House => &[
+                "nextest",
+                "run",
+                "--workspace",
+                "--cargo-profile",
+                "ci",
+                "--profile",
+                "ci",
+                "-E",
+                "package(weft-house)",
+            ],
+        }
+    }
+
+    fn run(self, root: &Path) -> Result<(Verdict, Duration)> {
+        if self == Stage::Deny && !installed("deny") {
+            let why = "cargo-deny is not installed; stage house checks licences, bans and sources too";
+            return Ok((Verdict::Skipped(why.into()), Duration::ZERO));
+        }
+        let junit = tree::target()?.join("nextest/ci/junit.xml");
+        if junit.exists() {
+            std::fs::remove_file(&junit).with_context(|| format!("can't remove {}", junit.display()))?;
+        }
+        let mut command = tree::cargo();
+        command.current_dir(root).args(self.arguments());
+        let outcome = stage::run(command, self.time_box())?;
+        let count = match self {
+            Stage::Unit | Stage::House => match std::fs::read_to_string(&junit) {
+                Ok(report) => junit_count(&report).with_context(|| format!("can't read {}", junit.display()))?,
+                Err(_) => Count::default(),
+            },
+            _ => Count::default(),
+        };
+        let verdict = match outcome.ended {
+            Ended::Exited(status) if status.success() => Verdict::Good(count),
+            Ended::Exited(status) => Verdict::Bad(count, status.to_string()),
+            Ended::TimedOut => Verdict::Bad(count, format!("killed after {} s", self.time_box().as_secs())),
+        };
+        Ok((verdict, outcome.took))
+    }
+}
+
+impl Test {
+    pub fn run(self) -> Result<ExitCode> {
+        let root = tree::root()?;
+        let mut lines = Vec::new();
+        let mut total = Count::default();
+        for stage in STAGES {
+            if !self.stages.is_empty() && !self.stages.contains(&stage) {
+                continue;
+            }
+            println!("== {}", stage.name());
+            let (verdict, took) = stage.run(&root)?;
+            let (count, said) = match &verdict {
+                Verdict::Good(count) => (*count, "ok".to_string()),
+                // A stage that fails without a failed test (a compile error, a time-box) is a failure itself.
+                Verdict::Bad(count, why) => {
+                    let failed = count.failed.max(1);
+                    (Count { failed, ..*count }, format!("FAILED: {why}"))
+                }
+                Verdict::Skipped(why) => (Count::default(), format!("skipped: {why}")),
+            };
+            total.passed += count.passed;
+            total.failed += count.failed;
+            lines.push(format!(
+                "{:<8}{:>7.1} s {:>6} passed {:>4} failed  {said}",
+                stage.name(),
+                took.as_secs_f64(),
+                count.passed,
+                count.failed
+            ));
+            if stage == Stage::Build && count.failed > 0 {
+                lines.push("the rest was not run, because the build failed".into());
+                break;
+            }
+        }
+        println!();
+        for line in lines {
+            println!("{line}");
+        }
+        println!("{} passed, {} failed", total.passed, total.failed);
+        Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn installed(subcommand: &str) -> bool {
+    Command::new(format!("cargo-{subcommand}"))
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// The totals of a JUnit report: attributes of its outermost element.
+fn junit_count(report: &str) -> Result<Count> {
+    let start = report.find("<testsuites").context("it has no <testsuites>")?;
+    let rest = report.get(start..).unwrap_or_default();
+    let element = rest.split('>').next().unwrap_or_default();
+    let number = |name: &str| -> Result<u64> {
+        let marker = format!(" {name}=\"");
+        let (_, after) = element.split_once(&marker).with_context(|| format!("it has no {name}"))?;
+        let (value, _) = after.split_once('"').with_context(|| format!("{name} has no end"))?;
+        value.parse().with_context(|| format!("{name} is no number: {value}"))
+    };
+    let failed = number("failures")? + number("errors")?;
+    let passed = number("tests")?.saturating_sub(failed);
+    Ok(Count { passed, failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_totals_of_a_report() {
+        let report = r#"<?xml version="1.0"?><testsuites name="nextest-run" tests="7" failures="2" errors="1" uuid="x">
+            <testsuite name="a" tests="7" failures="9" errors="9"></testsuite></testsuites>"#;
+        assert_eq!(junit_count(report).unwrap(), Count { passed: 4, failed: 3 });
+    }
+
+    #[test]
+    fn refuses_a_report_without_totals() {
+        assert!(junit_count("").is_err());
+        assert!(junit_count("<testsuites tests=\"1\">").is_err());
+        assert!(junit_count("<testsuites tests=\"x\" failures=\"0\" errors=\"0\">").is_err());
+    }
+}
