@@ -1,0 +1,108 @@
+//! Moving shards from drive to drive: as few as the balance needs.
+
+use crate::form::DriveTable;
+use crate::members::Pairs;
+
+/// Members by bucket, with the counts that choices are made by.
+pub(crate) struct Placement<'a> {
+    table: &'a DriveTable,
+    pub members: Vec<Vec<usize>>,
+    pub quota: Vec<u64>,
+    held: Vec<u64>,
+    pairs: Pairs,
+}
+
+impl<'a> Placement<'a> {
+    pub fn new(table: &'a DriveTable, members: Vec<Vec<usize>>, quota: Vec<u64>, shards: usize) -> Self {
+        let nodes = table.node_of.iter().map(|node| node + 1).max().unwrap_or(0);
+        let mut load = vec![0; nodes];
+        for (drive, quota) in quota.iter().enumerate() {
+            load[table.node_of[drive]] += quota;
+        }
+        let mut held = vec![0; quota.len()];
+        let mut pairs = Pairs::new(&load, table.domains_with_weight(), members.len() as u64, shards);
+        for members in &members {
+            for (position, &a) in members.iter().enumerate() {
+                held[a] += 1;
+                for &b in &members[..position] {
+                    pairs.add(table.node_of[a], table.node_of[b], 1);
+                }
+            }
+        }
+        Self { table, members, quota, held, pairs }
+    }
+
+    /// Whether `new` may stand in for `old` in a bucket: another drive, no domain twice.
+    fn fits(&self, bucket: usize, old: usize, new: usize) -> bool {
+        let domain = self.table.holders[new].domain;
+        self.members[bucket].iter().all(|&other| other == old || self.table.holders[other].domain != domain)
+            && !self.members[bucket].contains(&new)
+    }
+
+    /// How much worse the pairs get when `new` stands in for `old`.
+    fn pair_cost(&self, bucket: usize, old: usize, new: usize) -> f64 {
+        let others = self.members[bucket].iter().filter(|&&other| other != old);
+        others
+            .map(|&other| {
+                let other = self.table.node_of[other];
+                let (new, old) = (self.table.node_of[new], self.table.node_of[old]);
+                let gains = if new == other { 0.0 } else { self.pairs.excess(new, other, 1.0) };
+                let loses = if old == other { 0.0 } else { self.pairs.excess(old, other, 1.0) };
+                gains - loses
+            })
+            .sum()
+    }
+
+    pub fn replace(&mut self, bucket: usize, old: usize, new: usize) {
+        for member in &mut self.members[bucket] {
+            if *member == old {
+                *member = new;
+            }
+        }
+        for &other in self.members[bucket].iter().filter(|&&other| other != new) {
+            self.pairs.add(self.table.node_of[old], self.table.node_of[other], -1);
+            self.pairs.add(self.table.node_of[new], self.table.node_of[other], 1);
+        }
+        self.held[old] -= 1;
+        self.held[new] += 1;
+    }
+
+    /// The drive that takes `old`'s place in a bucket: the emptiest for its quota, then the one that evens the pairs.
+    pub fn successor(&self, bucket: usize, old: usize) -> Option<usize> {
+        (0..self.quota.len()).filter(|&new| self.quota[new] > 0 && self.fits(bucket, old, new)).min_by(|&a, &b| {
+            let fill = |drive: usize| (u128::from(self.held[drive] + 1) << 64) / u128::from(self.quota[drive]);
+            fill(a)
+                .cmp(&fill(b))
+                .then_with(|| self.pair_cost(bucket, old, a).total_cmp(&self.pair_cost(bucket, old, b)))
+        })
+    }
+
+    /// Moves shards from drives above their quota to drives below it, each shard at most once and none between drives that
+    /// are within one of their quota.
+    pub fn even_out(&mut self) {
+        loop {
+            let excess = |drive: usize| self.held[drive] as i64 - self.quota[drive] as i64;
+            let mut givers: Vec<usize> = (0..self.quota.len()).filter(|&drive| excess(drive) > 0).collect();
+            let mut takers: Vec<usize> = (0..self.quota.len()).filter(|&drive| excess(drive) < 0).collect();
+            givers.sort_by_key(|&drive| (-excess(drive), drive));
+            takers.sort_by_key(|&drive| (excess(drive), drive));
+            let next = givers.iter().find_map(|&giver| {
+                takers
+                    .iter()
+                    .take_while(|&&taker| excess(giver) - excess(taker) > 2)
+                    .find_map(|&taker| self.cheapest(giver, taker).map(|bucket| (bucket, giver, taker)))
+            });
+            match next {
+                Some((bucket, giver, taker)) => self.replace(bucket, giver, taker),
+                None => return,
+            }
+        }
+    }
+
+    /// The bucket whose move from `giver` to `taker` evens the pairs most.
+    fn cheapest(&self, giver: usize, taker: usize) -> Option<usize> {
+        (0..self.members.len())
+            .filter(|&bucket| self.members[bucket].contains(&giver) && self.fits(bucket, giver, taker))
+            .min_by(|&a, &b| self.pair_cost(a, giver, taker).total_cmp(&self.pair_cost(b, giver, taker)))
+    }
+}

@@ -1,0 +1,5 @@
+//! First maps and changes of them, by the rules that every map keeps.
+
+mod change;
+mod common;
+mod form;
