@@ -17,7 +17,12 @@ pub(crate) struct Product {
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) outputs: usize,
-    /// For each source in turn the coefficient of each output, in the kernel's form.
+    /// Row 0 and column 0 are all ones, as in the parity matrix: output 0 is the XOR of the sources, and the first source
+    /// enters every output as it is. Kernels save those multiplications.
+    pub(crate) normal: bool,
+    /// For each source in turn the coefficient of each output.
+    pub(crate) coefficients: Vec<u8>,
+    /// The same in the kernel's form.
     pub(crate) tables: Tables,
 }
 
@@ -34,8 +39,14 @@ impl Product {
         let groups = rows
             .chunks(OUTPUTS_MAX)
             .map(|rows| {
-                let coefficients = (0..sources).flat_map(|source| rows.iter().map(move |row| row[source]));
-                Group { outputs: rows.len(), tables: kernel.tables(coefficients) }
+                let coefficients: Vec<u8> =
+                    (0..sources).flat_map(|source| rows.iter().map(move |row| row[source])).collect();
+                Group {
+                    outputs: rows.len(),
+                    normal: rows[0].iter().all(|&one| one == 1) && rows.iter().all(|row| row.first() == Some(&1)),
+                    tables: kernel.tables(&coefficients),
+                    coefficients,
+                }
             })
             .collect();
         Self { kernel, sources, groups }

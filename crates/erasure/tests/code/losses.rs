@@ -1,27 +1,10 @@
 //! Every loss pattern of every scheme, on the matrix and on data, for every kernel of this machine.
 
-use weft_erasure::{Code, Kernel};
+use weft_erasure::Code;
+
+use crate::support::{Random, kernels, schemes};
 
 const SCHEMES: usize = 28;
-
-fn schemes() -> impl Iterator<Item = (usize, usize)> {
-    (3..=16).flat_map(|data| [(data, 2), (data, 4)])
-}
-
-/// A small generator, so that a failure repeats.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed ^ (mixed >> 29)
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-}
 
 fn stripe(code: &Code, random: &mut Random, len: usize) -> Vec<Vec<u8>> {
     let mut shards: Vec<Vec<u8>> = (0..code.shards()).map(|_| random.bytes(len)).collect();
@@ -61,7 +44,7 @@ fn every_loss_of_every_scheme_is_repaired() {
     let mut random = Random(1);
     assert_eq!(schemes().count(), SCHEMES);
     for (data, parity) in schemes() {
-        for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_supported()) {
+        for kernel in kernels() {
             let code = Code::with_kernel(data, parity, kernel).expect("a scheme");
             let shards = stripe(&code, &mut random, 71);
             for lost in patterns(data + parity, parity) {
