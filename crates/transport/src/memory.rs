@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_call_arrives_with_its_body_aligned() {
-        let mut time = VirtualTime::new(1);
+        let time = VirtualTime::new(1);
         let network = MemoryNetwork::new(time.handle());
         let (a, b) = (network.node(A), network.node(B));
         b.serve(Service::Drive, echo());
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_cut_works_in_one_direction_only() {
-        let mut time = VirtualTime::new(2);
+        let time = VirtualTime::new(2);
         let network = MemoryNetwork::new(time.handle());
         let (a, b) = (network.node(A), network.node(B));
         a.serve(Service::Drive, echo());
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_crash_fails_what_is_in_flight_and_kills_the_old_life() {
-        let mut time = VirtualTime::new(3);
+        let time = VirtualTime::new(3);
         let network = MemoryNetwork::new(time.handle());
         let (a, b) = (network.node(A), network.node(B));
         let stuck = crate::rpc::handler(|_| std::future::pending());
