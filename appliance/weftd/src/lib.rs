@@ -1,1 +1,7 @@
+//! The daemon of a node: puts the parts on cores and drives.
 
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod notify;
+pub mod supervise;
