@@ -2,17 +2,20 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::ready::{ReadyQueue, TaskHeader};
+use crate::fds::{FdRegistration, Fds};
+use crate::ready::{ReadyQueue, TaskHeader, Unpark};
 use crate::sync::{Notify, Pending, completion};
 use crate::tasks::{TaskStats, Tasks};
 use crate::timers::{TimerKey, Timers};
-use crate::{Clock, Instant, Random};
+use crate::{Clock, Instant, Poller, Random};
 
 /// Runs tasks and timers of one thread. It never blocks and never looks at time except through its clock.
 ///
@@ -38,6 +41,9 @@ struct Inner {
     /// Set by a core: polls longer than this are reported.
     stall_threshold: Cell<Option<Duration>>,
     stall_reported: Cell<Instant>,
+    /// Set by a core: descriptors that end its sleep.
+    fds: RefCell<Option<Rc<Fds>>>,
+    new_pollers: RefCell<Vec<Box<dyn Poller>>>,
     shutdown: Cell<bool>,
     shutdown_signal: Notify,
     closed: Cell<bool>,
@@ -70,6 +76,8 @@ impl Executor {
                 random: RefCell::new(Random::new(seed)),
                 stall_threshold: Cell::new(None),
                 stall_reported: Cell::new(Instant::ZERO),
+                fds: RefCell::default(),
+                new_pollers: RefCell::default(),
                 shutdown: Cell::new(false),
                 shutdown_signal: Notify::new(),
                 closed: Cell::new(false),
@@ -104,6 +112,25 @@ impl Executor {
         self.inner.current.borrow().is_empty() && self.inner.queue.is_empty()
     }
 
+    /// Makes the executor part of a core that can sleep and has a clock to look for stalls with.
+    pub(crate) fn attach(&self, unpark: Arc<dyn Unpark>, fds: Rc<Fds>, stall_threshold: Duration) {
+        self.inner.queue.set_unpark(unpark);
+        *self.inner.fds.borrow_mut() = Some(fds);
+        self.inner.stall_threshold.set(Some(stall_threshold));
+    }
+
+    pub(crate) fn has_new_pollers(&self) -> bool {
+        !self.inner.new_pollers.borrow().is_empty()
+    }
+
+    pub(crate) fn take_new_pollers(&self) -> Vec<Box<dyn Poller>> {
+        std::mem::take(&mut *self.inner.new_pollers.borrow_mut())
+    }
+
+    pub(crate) fn report_stall(&self, name: &'static str, busy: Duration) {
+        self.inner.report_stall(name, busy);
+    }
+
     /// A waker's target that is no task: [`step`](Self::step) reports it in its turn.
     pub(crate) fn outsider(&self) -> Arc<TaskHeader> {
         TaskHeader::new(OUTSIDER_INDEX, 0, Arc::clone(&self.inner.queue))
@@ -130,6 +157,7 @@ impl Drop for Executor {
     fn drop(&mut self) {
         self.inner.closed.set(true);
         self.inner.shutdown.set(true);
+        drop(self.take_new_pollers());
         loop {
             // The borrow must end before the future is dropped: its destructors may come back here.
             let removed = self.inner.tasks.borrow_mut().remove_any();
@@ -188,13 +216,20 @@ impl Inner {
                 let busy = now.since(*started);
                 *started = now;
                 let name = self.tasks.borrow_mut().count_poll(name, Some(busy));
-                if busy > *threshold && now.since(self.stall_reported.get()) >= STALL_REPORT_INTERVAL {
-                    self.stall_reported.set(now);
-                    tracing::warn!(task = name, busy_ms = busy.as_millis() as u64, "a task held the core too long");
+                if busy > *threshold {
+                    self.report_stall(name, busy);
                 }
             }
         }
         1
+    }
+
+    fn report_stall(&self, name: &'static str, busy: Duration) {
+        let now = self.clock.now();
+        if now.since(self.stall_reported.get()) >= STALL_REPORT_INTERVAL {
+            self.stall_reported.set(now);
+            tracing::warn!(task = name, busy_ms = busy.as_millis() as u64, "a task held the core too long");
+        }
     }
 }
 
@@ -268,6 +303,23 @@ impl Handle {
     /// Evenly from `0..bound`; 0 if `bound` is 0.
     pub fn random_below(&self, bound: u64) -> u64 {
         self.inner.random.borrow_mut().below(bound)
+    }
+
+    /// Calls `callback` whenever `fd` is readable: it has to see to it that somebody reads, or it is called again.
+    ///
+    /// Fails on an executor without a core, and when the descriptor can't be waited for.
+    pub fn register_fd(&self, fd: RawFd, callback: Rc<dyn Fn()>) -> io::Result<FdRegistration> {
+        match &*self.inner.fds.borrow() {
+            Some(fds) => fds.register(fd, callback),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "this executor waits for no descriptors")),
+        }
+    }
+
+    /// Adds a poller to the core, or the virtual time, that runs this executor.
+    pub fn add_poller(&self, poller: Box<dyn Poller>) {
+        if !self.inner.closed.get() {
+            self.inner.new_pollers.borrow_mut().push(poller);
+        }
     }
 
     /// Asks everything on this executor to stop: a core leaves its loop, tasks that wait for

@@ -9,7 +9,11 @@
 
 pub mod buf;
 mod combine;
+mod core_loop;
 mod executor;
+mod fds;
+mod mailbox;
+mod park;
 mod poller;
 mod random;
 mod ready;
@@ -21,7 +25,10 @@ mod timers;
 
 pub use buf::{AlignedBuf, Pool, is_aligned, to_aligned};
 pub use combine::{Either, join, join_all, select};
+pub use core_loop::{Core, CoreOptions, CoreStats, Idle};
 pub use executor::{Aborted, Elapsed, Executor, Handle, Sleep, Task, YieldNow};
+pub use fds::FdRegistration;
+pub use mailbox::{MAILBOX_MESSAGES_MAX, Mailbox, MailboxError, Message};
 pub use poller::Poller;
 pub use random::Random;
 pub use tasks::TaskStats;

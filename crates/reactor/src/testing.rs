@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::core_loop::earliest;
 use crate::executor::Step;
 use crate::{Clock, Executor, Handle, Instant, Poller, VirtualClock};
 
@@ -37,7 +38,7 @@ impl VirtualTime {
 
     /// Adds a source of events. It is polled like on a core; the time that its `before_sleep` names counts as a deadline.
     pub fn add_poller(&self, poller: Box<dyn Poller>) {
-        self.pollers.borrow_mut().push(poller);
+        self.handle().add_poller(poller);
     }
 
     /// Runs until `future` is done. It takes turns with the tasks; time advances only when everything waits for it.
@@ -86,6 +87,7 @@ impl VirtualTime {
         let mut polls = 0;
         loop {
             let mut work = 0;
+            self.pollers.borrow_mut().extend(self.executor.take_new_pollers());
             for poller in self.pollers.borrow_mut().iter_mut() {
                 work += poller.poll(self.clock.now());
             }
@@ -111,10 +113,7 @@ impl VirtualTime {
     fn next_event(&self) -> Option<Instant> {
         let mut next = self.executor.next_deadline();
         for poller in self.pollers.borrow_mut().iter_mut() {
-            next = match (next, poller.before_sleep()) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
+            next = earliest(next, poller.before_sleep());
         }
         next
     }

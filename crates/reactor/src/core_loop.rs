@@ -1,0 +1,239 @@
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::fds::Fds;
+use crate::mailbox::Mailbox;
+use crate::park::Parker;
+use crate::{Executor, Handle, Instant, Poller, SystemClock};
+
+/// Tasks polled between two looks at the pollers.
+const TASKS_PER_LOOP_MAX: usize = 256;
+/// How often a core that never sleeps looks at registered descriptors.
+const FD_CHECK_INTERVAL: Duration = Duration::from_micros(20);
+/// A sleep ends later than the next timer asks by at most this much, and at most an eighth of the sleep,
+/// so that timers which are close together share a wake-up.
+const TIMER_SLACK_MAX: Duration = Duration::from_millis(1);
+const TIMER_SLACK_DIVISOR: u32 = 8;
+/// A poll, or a round of the pollers, that takes longer is reported with its name.
+const STALL_AFTER: Duration = Duration::from_millis(50);
+/// Rounds that tasks get to finish once shutdown was asked for.
+const SHUTDOWN_ROUNDS_MAX: usize = 1_000;
+
+/// What a core does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Asks its pollers again and again.
+    Busy,
+    /// Goes on asking for `spin`, then sleeps until something happens.
+    Adaptive { spin: Duration },
+}
+
+#[derive(Clone, Debug)]
+pub struct CoreOptions {
+    /// Name of the thread; the kernel keeps 15 bytes of it.
+    pub name: String,
+    pub idle: Idle,
+    /// Seed of [`Handle::random_u64`].
+    pub seed: u64,
+    /// The processor to stay on.
+    pub pin: Option<usize>,
+}
+
+/// What a core has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreStats {
+    /// Rounds of the loop.
+    pub rounds: u64,
+    /// Rounds that found nothing to do.
+    pub rounds_idle: u64,
+    pub sleeps: u64,
+}
+
+/// One thread's loop: pollers, mailbox, tasks, and sleep when there is nothing to do.
+pub struct Core {
+    // Dropped in this order: tasks may hold what pollers drive, and registrations of descriptors.
+    executor: Executor,
+    pollers: Vec<Box<dyn Poller>>,
+    handle: Handle,
+    mailbox: Mailbox,
+    fds: Rc<Fds>,
+    parker: Arc<Parker>,
+    idle: Idle,
+    stats: CoreStats,
+    fds_checked: Instant,
+}
+
+impl Core {
+    /// Makes a core of the calling thread, names and pins it.
+    ///
+    /// Fails when the system has no more descriptors, or has no such processor for us.
+    pub fn new(options: CoreOptions) -> io::Result<Self> {
+        if let Some(processor) = options.pin {
+            pin_thread(processor)?;
+        }
+        name_thread(&options.name);
+        let executor = Executor::new(Rc::new(SystemClock), options.seed);
+        let parker = Arc::new(Parker::new()?);
+        let fds = Rc::new(Fds::new(Arc::clone(&parker))?);
+        executor.attach(Arc::clone(&parker) as _, Rc::clone(&fds), STALL_AFTER);
+        Ok(Self {
+            handle: executor.handle(),
+            executor,
+            pollers: Vec::new(),
+            mailbox: Mailbox::new(Arc::clone(&parker)),
+            fds,
+            parker,
+            idle: options.idle,
+            stats: CoreStats::default(),
+            fds_checked: Instant::ZERO,
+        })
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    pub fn mailbox(&self) -> Mailbox {
+        self.mailbox.clone()
+    }
+
+    pub fn stats(&self) -> CoreStats {
+        self.stats
+    }
+
+    /// Adds a poller; it is asked in the order of adding. Fails when its descriptor can't be waited for.
+    pub fn add_poller(&mut self, poller: Box<dyn Poller>) -> io::Result<()> {
+        if let Some(fd) = poller.wait_fd() {
+            self.fds.add_wake_only(fd)?;
+        }
+        self.pollers.push(poller);
+        Ok(())
+    }
+
+    /// Runs until [`Handle::shutdown`] and lets tasks that are ready then finish.
+    ///
+    /// Fails when the system refuses to wait for a descriptor.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut worked_at = self.handle.now();
+        while !self.handle.is_shutdown() {
+            let now = self.handle.now();
+            if self.round(now)? > 0 {
+                worked_at = now;
+                continue;
+            }
+            self.stats.rounds_idle += 1;
+            match self.idle {
+                Idle::Adaptive { spin } if now.since(worked_at) >= spin => self.sleep()?,
+                _ => std::hint::spin_loop(),
+            }
+        }
+        for _ in 0..SHUTDOWN_ROUNDS_MAX {
+            if self.round(self.handle.now())? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks everyone once. Returns how much there was to do.
+    fn round(&mut self, now: Instant) -> io::Result<usize> {
+        self.stats.rounds += 1;
+        let mut work = 0;
+        for poller in self.executor.take_new_pollers() {
+            self.add_poller(poller)?;
+        }
+        for poller in &mut self.pollers {
+            work += poller.poll(now);
+        }
+        if !self.mailbox.is_empty() {
+            for message in self.mailbox.take_all() {
+                message(&self.handle);
+                work += 1;
+            }
+        }
+        if self.fds.has_callbacks() && now.since(self.fds_checked) >= FD_CHECK_INTERVAL {
+            self.fds_checked = now;
+            work += self.fds.wait(Some(Duration::ZERO))?;
+        }
+        let polled_at = self.handle.now();
+        if polled_at.since(now) > STALL_AFTER {
+            self.executor.report_stall("pollers", polled_at.since(now));
+        }
+        Ok(work + self.executor.run(TASKS_PER_LOOP_MAX))
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let now = self.handle.now();
+        let mut wake_at = self.executor.next_deadline().map(|deadline| deadline + slack(now, deadline));
+        for poller in &mut self.pollers {
+            wake_at = earliest(wake_at, poller.before_sleep());
+        }
+        self.parker.fall_asleep();
+        let nothing_to_do = self.mailbox.is_empty() && self.executor.is_idle() && !self.executor.has_new_pollers();
+        if nothing_to_do && wake_at.is_none_or(|wake_at| wake_at > now) {
+            self.stats.sleeps += 1;
+            let slept = self.fds.wait(wake_at.map(|wake_at| wake_at.since(now)));
+            self.parker.wake_up();
+            slept?;
+        } else {
+            self.parker.wake_up();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("idle", &self.idle).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn slack(now: Instant, deadline: Instant) -> Duration {
+    (deadline.since(now) / TIMER_SLACK_DIVISOR).min(TIMER_SLACK_MAX)
+}
+
+fn pin_thread(processor: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).map_err(|error| {
+        io::Error::new(io::Error::from(error).kind(), format!("pinning to processor {processor}: {error}"))
+    })
+}
+
+fn name_thread(name: &str) {
+    // A name is for people to read: one with a zero byte in it is not worth failing for.
+    if let Ok(name) = std::ffi::CString::new(name) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slack_is_small_against_the_wait() {
+        let now = Instant(1_000_000_000);
+        assert_eq!(slack(now, now), Duration::ZERO);
+        assert_eq!(slack(now, now + Duration::from_micros(80)), Duration::from_micros(10));
+        assert_eq!(slack(now, now + Duration::from_secs(5)), TIMER_SLACK_MAX);
+    }
+}
