@@ -1,0 +1,183 @@
+//! Opening a bucket: the journal's new epoch, the newest root, its manifest, then the records after it.
+
+use crate::BucketError;
+use crate::batch::BatchRecord;
+use crate::bucket::{Bucket, BucketParams, Inner};
+use crate::checkpoint::{Manifest, RootBody};
+use crate::extent::Location;
+use crate::index::{Index, Run};
+use crate::io::DriveCalls;
+use crate::stripes::{Stripes, concat};
+use crate::zones::{Kind, StripeEntry, ZoneTable};
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use weft_journal::{Log, LogParams};
+use weft_reactor::Handle;
+use weft_transport::rpc::Network;
+use weft_wire::drive::{DriveOp, DriveReply};
+use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::{DriveId, Seq};
+
+impl Bucket {
+    /// Begins the epoch and finds everything again. When it returns, the epoch start stands on P+1 and the bucket serves.
+    pub async fn open(params: BucketParams, network: Rc<dyn Network>, handle: Handle) -> Result<Bucket, BucketError> {
+        let recovered = Log::recover(
+            LogParams {
+                cluster: params.cluster,
+                bucket: params.id,
+                epoch: params.epoch,
+                protection: params.protection,
+                ensembles: params.ensembles.clone(),
+                drives: Rc::clone(&params.find),
+                tunables: params.journal,
+            },
+            Rc::clone(&network),
+            handle.clone(),
+        )
+        .await
+        .map_err(|error| match error {
+            weft_journal::RecoverError::Sealed(epoch) => BucketError::Deposed(epoch),
+            error => BucketError::Recover(error),
+        })?;
+        let calls = DriveCalls { network, cluster: params.cluster, bucket: params.id, find: Rc::clone(&params.find) };
+        let members = Rc::new(RefCell::new(params.members.clone()));
+        let stripes =
+            Rc::new(Stripes::new(handle.clone(), calls, params.protection, params.epoch, Rc::clone(&members))?);
+        let (manifest, root) = match recovered.root {
+            Some((_, root)) => read_manifest(&stripes, &root.body).await?,
+            None => (Manifest::default(), None),
+        };
+        let mut zones = ZoneTable::from_image(manifest.zones);
+        let mut manifest_stripes = Vec::new();
+        for (stripe, set) in root.into_iter().flat_map(|root| root.stripes) {
+            zones.add_set(set, false);
+            let entry = StripeEntry {
+                zone_set: stripe.zone_set,
+                row: stripe.row,
+                rows: stripe.rows,
+                kind: Kind::Index,
+                live: stripe.data_blocks,
+            };
+            zones.add_stripe(stripe.id, entry);
+            manifest_stripes.push(stripe);
+        }
+        *stripes.zones.borrow_mut() = zones;
+        let runs = manifest.runs.into_iter().map(|meta| Run::new(meta, None)).collect();
+        let bucket = Bucket(Rc::new(Inner {
+            id: params.id,
+            epoch: params.epoch,
+            protection: params.protection,
+            tunables: params.tunables,
+            handle: handle.clone(),
+            log: recovered.log,
+            stripes,
+            index: Index::new(runs, params.tunables.cache_bytes_max),
+            locks: Default::default(),
+            held: RefCell::default(),
+            next_serial: Cell::new(manifest.next_serial.max(1)),
+            next_run: Cell::new(manifest.next_run),
+            manifest: RefCell::new(manifest_stripes),
+            retired: RefCell::default(),
+            frozen_at: Cell::new(Seq(0)),
+            work: Default::default(),
+            progress: Default::default(),
+            views: RefCell::default(),
+            members,
+            counters: Default::default(),
+            closed: Cell::new(false),
+            trouble: RefCell::new(None),
+        }));
+        for record in recovered.records {
+            let (batch, data) = BatchRecord::decode(&record.payload)
+                .ok_or_else(|| BucketError::Corrupt(format!("record {} of {}", record.header.seq, params.id)))?;
+            bucket.apply(record.header.seq, &batch, vec![data]);
+        }
+        bucket.find_live_held().await?;
+        let weak = Rc::downgrade(&bucket.0);
+        bucket.0.stripes.set_recorder(Box::new(move |set| {
+            let bucket = weak.upgrade().map(Bucket);
+            Box::pin(async move {
+                match bucket {
+                    Some(bucket) => bucket.record_zone_set(set).await,
+                    None => Err(BucketError::Stopped),
+                }
+            })
+        }));
+        handle.spawn("bucket planner", bucket.clone().plan()).detach();
+        handle.spawn("zones nobody names", bucket.clone().free_unknown_zones()).detach();
+        Ok(bucket)
+    }
+
+    /// Of the blocks in replayed records, those that no later record overwrote or moved into a stripe.
+    async fn find_live_held(&self) -> Result<(), BucketError> {
+        let pieces = self.0.held.borrow().all();
+        for (seq, piece) in pieces {
+            let range = piece.first..piece.first + u64::from(piece.blocks);
+            let mut live = vec![false; piece.blocks as usize];
+            for extent in self.extents(piece.object, range.clone(), usize::MAX).await? {
+                let Some(extent) = extent.clip(&range) else { continue };
+                let Location::Journal { seq: at, block } = extent.location else { continue };
+                let offset = (extent.first - piece.first) as u32;
+                if at == seq && block == piece.offset + offset {
+                    live.iter_mut().skip(offset as usize).take(extent.blocks as usize).for_each(|live| *live = true);
+                }
+            }
+            let mut held = self.0.held.borrow_mut();
+            for (i, live) in live.into_iter().enumerate() {
+                if !live {
+                    held.kill(seq, piece.offset + i as u32, 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees zones that an earlier epoch opened and no record names. Only now that the epoch start stands.
+    async fn free_unknown_zones(self) {
+        let mut drives: BTreeSet<DriveId> = self.0.members.borrow().iter().copied().collect();
+        drives
+            .extend(self.0.stripes.zones.borrow().sets().flat_map(|set| set.members.iter().map(|member| member.drive)));
+        for drive in drives {
+            let answer = self.0.stripes.calls.call(drive, DriveOp::ListZones, Bytes::new()).await;
+            let Ok((DriveReply::Zones(found), _)) = answer else { continue };
+            let named: BTreeSet<_> = self
+                .0
+                .stripes
+                .zones
+                .borrow()
+                .sets()
+                .flat_map(|set| set.members.iter().map(|member| (member.drive, member.zone, member.generation)))
+                .collect();
+            let unknown: Vec<_> = found
+                .into_iter()
+                .filter(|zone| zone.epoch < self.0.epoch && !named.contains(&(drive, zone.zone, zone.generation)))
+                .map(|zone| crate::zones::Member { drive, zone: zone.zone, generation: zone.generation })
+                .collect();
+            if !unknown.is_empty() {
+                tracing::debug!(bucket = %self.0.id, %drive, zones = unknown.len(), "freeing zones that no record names");
+                self.0.stripes.free_members(&unknown).await;
+            }
+        }
+    }
+}
+
+async fn read_manifest(stripes: &Stripes, body: &[u8]) -> Result<(Manifest, Option<RootBody>), BucketError> {
+    let root: RootBody =
+        weft_wire::decode(body).map_err(|_| BucketError::Corrupt("the body of a root record".into()))?;
+    for (_, set) in &root.stripes {
+        stripes.zones.borrow_mut().add_set(set.clone(), false);
+    }
+    let mut parts = Vec::with_capacity(root.stripes.len());
+    for (stripe, _) in &root.stripes {
+        parts.push(stripes.read_index_stripe(stripe, 0, stripe.data_blocks).await?);
+    }
+    let data = concat(parts);
+    debug_assert_eq!(data.len() % BLOCK_BYTES, 0);
+    let manifest = data
+        .get(..root.manifest_bytes as usize)
+        .and_then(|data| weft_wire::decode(data).ok())
+        .ok_or_else(|| BucketError::Corrupt("a manifest".into()))?;
+    Ok((manifest, Some(root)))
+}
