@@ -98,7 +98,7 @@ impl SimNet {
         self.inner.borrow().events.peek().map(|Reverse(event)| event.at)
     }
 
-    /// Moves time to `now` and lets everything happen that is due. Returns how many datagrams arrived.
+    /// Moves time to `now` and lets everything happen that is due. Returns how many datagrams and refusals arrived.
     pub fn advance(&self, now: Instant) -> usize {
         self.inner.borrow_mut().advance(now)
     }
@@ -204,6 +204,7 @@ impl Inner {
     fn advance(&mut self, now: Instant) -> usize {
         self.now = self.now.max(now);
         let delivered = self.stats.delivered;
+        let mut refusals = 0;
         while self.events.peek().is_some_and(|Reverse(event)| event.at <= self.now) {
             let Some(Reverse(event)) = self.events.pop() else { break };
             match event.kind {
@@ -215,11 +216,12 @@ impl Inner {
                     {
                         inbox.unreachable.insert(to);
                         self.arrived.insert(sender);
+                        refusals += 1;
                     }
                 }
             }
         }
-        usize::try_from(self.stats.delivered - delivered).unwrap_or(usize::MAX)
+        usize::try_from(self.stats.delivered - delivered + refusals).unwrap_or(usize::MAX)
     }
 
     /// The sender's port takes all segments of a datagram, or none.
