@@ -22,14 +22,8 @@ use weft_wire::{DriveId, Seq};
 
 impl Bucket {
     /// Begins the epoch and finds everything again. When it returns, the epoch start stands on P+1 and the bucket serves.
-    /// `progress` is told what the recovery waits for.
-    pub async fn open(
-        params: BucketParams,
-        network: Rc<dyn Network>,
-        handle: Handle,
-        progress: impl Fn(&str) + 'static,
-    ) -> Result<Bucket, BucketError> {
-        let recovered = Log::recover_with(
+    pub async fn open(params: BucketParams, network: Rc<dyn Network>, handle: Handle) -> Result<Bucket, BucketError> {
+        let recovered = Log::recover(
             LogParams {
                 cluster: params.cluster,
                 bucket: params.id,
@@ -41,7 +35,6 @@ impl Bucket {
             },
             Rc::clone(&network),
             handle.clone(),
-            progress,
         )
         .await
         .map_err(|error| match error {
@@ -94,8 +87,6 @@ impl Bucket {
             members,
             counters: Default::default(),
             closed: Cell::new(false),
-            finishing: Cell::new(false),
-            planner_done: Default::default(),
             trouble: RefCell::new(None),
         }));
         for record in recovered.records {
