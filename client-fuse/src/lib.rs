@@ -2,17 +2,24 @@
 //!
 //! A [`Filesystem`] answers the kernel's operations; a [`session`] mounts it and carries requests and answers, on
 //! several threads, each with its own reactor, its own channel to the kernel and its own instance of the filesystem.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod abi;
 mod answer;
+mod channel;
 mod dir_buffer;
+mod execute;
 mod filesystem;
+mod handshake;
 mod interrupt;
+pub mod mount;
 pub mod mount_options;
 pub mod request;
+pub mod session;
+mod worker;
 
 pub use answer::{Answer, kind_of_mode};
 pub use dir_buffer::{DirBuffer, DirEntry, Full};
 pub use filesystem::*;
+pub use handshake::ReaddirPlus;
 pub use interrupt::Interrupt;

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod down;
 mod stage;
 mod test;
 mod tree;
+mod up;
 
 use clap::{Parser, Subcommand};
 
@@ -19,11 +21,17 @@ struct Arguments {
 enum Verb {
     /// Run everything that CI runs; the last line says how many tests passed and failed
     Test(test::Test),
+    /// Start a cluster of local processes and mount it; brings back the one that was there
+    Up(up::Up),
+    /// Stop the cluster
+    Down(down::Down),
 }
 
 fn main() -> std::process::ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Test(test) => test.run(),
+        Verb::Up(up) => up.run(),
+        Verb::Down(down) => down.run(),
     };
     match result {
         Ok(code) => code,

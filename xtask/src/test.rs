@@ -15,6 +15,9 @@ pub struct Test {
     /// Run only these stages
     #[arg(value_enum)]
     stages: Vec<Stage>,
+    /// Run the stages that take long, too
+    #[arg(long)]
+    long: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +36,10 @@ enum Stage {
     Doc,
     /// The rules of the repository itself
     House,
+    /// The programs that real clusters are made of (long)
+    Programs,
+    /// Real clusters, killed and checked (long)
+    Cluster,
 }
 
 const STAGES: [Stage; 7] =
@@ -61,6 +68,8 @@ impl Stage {
             Stage::Unit => "unit",
             Stage::Doc => "doc",
             Stage::House => "house",
+            Stage::Programs => "programs",
+            Stage::Cluster => "cluster",
         }
     }
 
@@ -74,7 +83,13 @@ impl Stage {
             Stage::Unit => 900,
             Stage::Doc => 300,
             Stage::House => 120,
+            Stage::Programs => 600,
+            Stage::Cluster => 1800,
         })
+    }
+
+    fn long(self) -> bool {
+        matches!(self, Stage::Programs | Stage::Cluster)
     }
 
     fn arguments(self) -> &'static [&'static str] {
@@ -109,6 +124,22 @@ impl Stage {
                 "-E",
                 "package(weft-house)",
             ],
+            Stage::Programs => {
+                &["build", "--profile", "ci", "--package", "weftd", "--package", "weft-cli", "--package", "weft-fuse"]
+            }
+            Stage::Cluster => &[
+                "nextest",
+                "run",
+                "--workspace",
+                "--cargo-profile",
+                "ci",
+                "--profile",
+                "ci",
+                "--run-ignored",
+                "only",
+                "-E",
+                "package(weft-cluster-tests)",
+            ],
         }
     }
 
@@ -125,7 +156,7 @@ impl Stage {
         command.current_dir(root).args(self.arguments());
         let outcome = stage::run(command, self.time_box())?;
         let count = match self {
-            Stage::Unit | Stage::House => match std::fs::read_to_string(&junit) {
+            Stage::Unit | Stage::House | Stage::Cluster => match std::fs::read_to_string(&junit) {
                 Ok(report) => junit_count(&report).with_context(|| format!("can't read {}", junit.display()))?,
                 Err(_) => Count::default(),
             },
@@ -146,7 +177,8 @@ impl Test {
         let mut lines = Vec::new();
         let mut total = Count::default();
         for stage in STAGES {
-            if !self.stages.is_empty() && !self.stages.contains(&stage) {
+            let asked = if self.stages.is_empty() { self.long || !stage.long() } else { self.stages.contains(&stage) };
+            if !asked {
                 continue;
             }
             println!("== {}", stage.name());

@@ -71,6 +71,9 @@ pub(crate) struct Inner {
     pub members: Members,
     pub counters: Counters,
     pub closed: Cell<bool>,
+    /// The planner is to stop after its step.
+    pub finishing: Cell<bool>,
+    pub planner_done: Notify,
     /// Why the planner can't go on, if it can't.
     pub trouble: RefCell<Option<String>>,
 }

@@ -55,9 +55,22 @@ impl Bucket {
         }
     }
 
+    /// Orderly end: a last checkpoint, so that the next leader has little to replay; then the bucket is closed.
+    pub async fn finish(&self) -> Result<(), BucketError> {
+        self.0.finishing.set(true);
+        self.0.work.notify_one();
+        self.0.planner_done.notified().await;
+        let done = match self.failed() {
+            None => self.checkpoint().await,
+            Some(error) => Err(error),
+        };
+        self.close();
+        done
+    }
+
     /// Runs until the bucket is closed or taken over.
     pub(crate) async fn plan(self) {
-        while self.failed().is_none() {
+        while self.failed().is_none() && !self.0.finishing.get() {
             let Some(step) = self.next_step() else {
                 self.0.progress.notify_all();
                 self.0.work.notified().await;
@@ -80,6 +93,7 @@ impl Bucket {
             }
         }
         self.0.progress.notify_all();
+        self.0.planner_done.notify_one();
     }
 
     /// Frees zone sets that hold nothing any more: first the record, then the drives.

@@ -22,8 +22,14 @@ use weft_wire::{DriveId, Seq};
 
 impl Bucket {
     /// Begins the epoch and finds everything again. When it returns, the epoch start stands on P+1 and the bucket serves.
-    pub async fn open(params: BucketParams, network: Rc<dyn Network>, handle: Handle) -> Result<Bucket, BucketError> {
-        let recovered = Log::recover(
+    /// `progress` is told what the recovery waits for.
+    pub async fn open(
+        params: BucketParams,
+        network: Rc<dyn Network>,
+        handle: Handle,
+        progress: impl Fn(&str) + 'static,
+    ) -> Result<Bucket, BucketError> {
+        let recovered = Log::recover_with(
             LogParams {
                 cluster: params.cluster,
                 bucket: params.id,
@@ -35,6 +41,7 @@ impl Bucket {
             },
             Rc::clone(&network),
             handle.clone(),
+            progress,
         )
         .await
         .map_err(|error| match error {
@@ -87,6 +94,8 @@ impl Bucket {
             members,
             counters: Default::default(),
             closed: Cell::new(false),
+            finishing: Cell::new(false),
+            planner_done: Default::default(),
             trouble: RefCell::new(None),
         }));
         for record in recovered.records {

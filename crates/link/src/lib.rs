@@ -1,6 +1,9 @@
 //! Ways to move datagrams. What is above a link does not know which one it is.
 #![forbid(unsafe_code)]
 
+pub mod sim;
+pub mod udp;
+
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
@@ -21,7 +24,8 @@ pub struct Datagram<'a> {
     pub ecn: u8,
     /// The datagrams one behind the other: each `segment_size` bytes long, the last one may be shorter.
     pub segments: &'a [u8],
-    /// At least 1 and at most [`Link::datagram_bytes_max`].
+    /// At least 1 and at most [`Link::datagram_bytes_max`]. More than one segment only if each fits the path:
+    /// what probes for a larger path must travel alone.
     pub segment_size: usize,
 }
 
@@ -43,7 +47,7 @@ pub trait Link {
     /// The largest payload of one datagram that this end can send at all. What the path carries may be less.
     fn datagram_bytes_max(&self) -> usize;
 
-    /// The most segments that one [`Datagram`] may carry.
+    /// The most segments that one [`Datagram`] should carry; a link splits what is longer, at a cost.
     fn segments_max(&self) -> usize;
 
     /// Sends and returns how many of `batch`, from its start, were taken. Fewer than all: the link is full, try later.

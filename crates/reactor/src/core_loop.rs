@@ -16,10 +16,6 @@ use crate::{Executor, Handle, Instant, Poller, SystemClock};
 const TASKS_PER_LOOP_MAX: usize = 256;
 /// How often a core that never sleeps looks at registered descriptors.
 const FD_CHECK_INTERVAL: Duration = Duration::from_micros(20);
-/// A sleep ends later than the next timer asks by at most this much, and at most an eighth of the sleep,
-/// so that timers which are close together share a wake-up.
-const TIMER_SLACK_MAX: Duration = Duration::from_millis(1);
-const TIMER_SLACK_DIVISOR: u32 = 8;
 /// A poll, or a round of the pollers, that takes longer is reported with its name.
 const STALL_AFTER: Duration = Duration::from_millis(50);
 /// Rounds that tasks get to finish once shutdown was asked for.
@@ -30,7 +26,7 @@ const SHUTDOWN_ROUNDS_MAX: usize = 1_000;
 pub enum Idle {
     /// Asks its pollers again and again.
     Busy,
-    /// Goes on asking for `spin`, then sleeps until something happens.
+    /// Goes on asking for `spin` after something came from outside, then sleeps until something happens.
     Adaptive { spin: Duration },
 }
 
@@ -120,57 +116,64 @@ impl Core {
     ///
     /// Fails when the system refuses to wait for a descriptor.
     pub fn run(&mut self) -> io::Result<()> {
-        let mut worked_at = self.handle.now();
+        let mut input_at = self.handle.now();
         while !self.handle.is_shutdown() {
             let now = self.handle.now();
-            if self.round(now)? > 0 {
-                worked_at = now;
-                continue;
-            }
-            self.stats.rounds_idle += 1;
-            match self.idle {
-                Idle::Adaptive { spin } if now.since(worked_at) >= spin => self.sleep()?,
-                _ => std::hint::spin_loop(),
+            match self.round(now)? {
+                Round::Input => input_at = now,
+                Round::TasksOnly => (),
+                Round::Nothing => {
+                    self.stats.rounds_idle += 1;
+                    match self.idle {
+                        Idle::Adaptive { spin } if now.since(input_at) >= spin => self.sleep()?,
+                        _ => std::hint::spin_loop(),
+                    }
+                }
             }
         }
         for _ in 0..SHUTDOWN_ROUNDS_MAX {
-            if self.round(self.handle.now())? == 0 {
+            if let Round::Nothing = self.round(self.handle.now())? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Asks everyone once. Returns how much there was to do.
-    fn round(&mut self, now: Instant) -> io::Result<usize> {
+    /// Asks everyone once.
+    fn round(&mut self, now: Instant) -> io::Result<Round> {
         self.stats.rounds += 1;
-        let mut work = 0;
+        let mut input = 0;
         for poller in self.executor.take_new_pollers() {
             self.add_poller(poller)?;
         }
         for poller in &mut self.pollers {
-            work += poller.poll(now);
+            input += poller.poll(now);
         }
         if !self.mailbox.is_empty() {
             for message in self.mailbox.take_all() {
                 message(&self.handle);
-                work += 1;
+                input += 1;
             }
         }
         if self.fds.has_callbacks() && now.since(self.fds_checked) >= FD_CHECK_INTERVAL {
             self.fds_checked = now;
-            work += self.fds.wait(Some(Duration::ZERO))?;
+            input += self.fds.wait(Some(Duration::ZERO))?;
         }
         let polled_at = self.handle.now();
         if polled_at.since(now) > STALL_AFTER {
             self.executor.report_stall("pollers", polled_at.since(now));
         }
-        Ok(work + self.executor.run(TASKS_PER_LOOP_MAX))
+        let tasks = self.executor.run(TASKS_PER_LOOP_MAX);
+        Ok(match (input, tasks) {
+            (0, 0) => Round::Nothing,
+            (0, _) => Round::TasksOnly,
+            _ => Round::Input,
+        })
     }
 
     fn sleep(&mut self) -> io::Result<()> {
         let now = self.handle.now();
-        let mut wake_at = self.executor.next_deadline().map(|deadline| deadline + slack(now, deadline));
+        let mut wake_at = self.executor.next_deadline();
         for poller in &mut self.pollers {
             wake_at = earliest(wake_at, poller.before_sleep());
         }
@@ -186,6 +189,15 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// What a round of the loop found to do.
+enum Round {
+    Nothing,
+    /// Timers and what follows from them. That is no sign of more to come soon.
+    TasksOnly,
+    /// Something from outside. The next is likely near, so it pays to stay awake for it.
+    Input,
 }
 
 impl Drop for Core {
@@ -207,10 +219,6 @@ pub(crate) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<I
     }
 }
 
-fn slack(now: Instant, deadline: Instant) -> Duration {
-    (deadline.since(now) / TIMER_SLACK_DIVISOR).min(TIMER_SLACK_MAX)
-}
-
 fn pin_thread(processor: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).map_err(|error| {
@@ -222,18 +230,5 @@ fn name_thread(name: &str) {
     // A name is for people to read: one with a zero byte in it is not worth failing for.
     if let Ok(name) = std::ffi::CString::new(name) {
         let _ = nix::sys::prctl::set_name(&name);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slack_is_small_against_the_wait() {
-        let now = Instant(1_000_000_000);
-        assert_eq!(slack(now, now), Duration::ZERO);
-        assert_eq!(slack(now, now + Duration::from_micros(80)), Duration::from_micros(10));
-        assert_eq!(slack(now, now + Duration::from_secs(5)), TIMER_SLACK_MAX);
     }
 }

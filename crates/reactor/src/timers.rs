@@ -7,6 +7,19 @@ use crate::Instant;
 /// Below this many dead entries the heap is not worth compacting.
 const DEAD_ENTRIES_MIN: usize = 64;
 
+/// A timer is late by at most its length over this, and by at most [`COALESCE_NANOS_MAX`].
+const COALESCE_DIVISOR: u64 = 8;
+/// 4.2 ms; a power of two.
+const COALESCE_NANOS_MAX: u64 = 1 << 22;
+
+/// Moves a deadline up to the next point of a grid that is coarser for longer timers. Timers that are due at about the
+/// same time, in all processes of a host, then share a wake-up, and a wake-up is what an idle core spends its power on.
+pub(crate) fn coalesced(now: Instant, deadline: Instant) -> Instant {
+    let step_max = (deadline.0.saturating_sub(now.0) / COALESCE_DIVISOR).clamp(1, COALESCE_NANOS_MAX);
+    let step = 1 << step_max.ilog2();
+    Instant(deadline.0.checked_next_multiple_of(step).unwrap_or(u64::MAX))
+}
+
 /// Names a registered timer. A key of a timer that fired or was cancelled names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerKey {
@@ -114,7 +127,25 @@ fn is_live(slots: &[Slot], index: usize, serial: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn coalesced_timers_are_a_little_late_and_never_early() {
+        let now = Instant(1_234_567_890_123);
+        for length in [0, 1, 7, 8, 100, 80_000, 1_000_000, 100_000_000, 5_000_000_000] {
+            let deadline = now + Duration::from_nanos(length);
+            let fires_at = coalesced(now, deadline);
+            assert!(fires_at >= deadline);
+            assert!(fires_at.since(deadline).as_nanos() as u64 <= (length / COALESCE_DIVISOR).min(COALESCE_NANOS_MAX));
+        }
+        let near = |millis| coalesced(now, now + Duration::from_millis(millis));
+        assert_eq!(near(100).0 % COALESCE_NANOS_MAX, 0);
+        let beats: std::collections::BTreeSet<_> = (100..120).map(near).collect();
+        assert!(beats.len() <= 6, "20 timers within 20 ms share wake-ups: {beats:?}");
+        assert_eq!(coalesced(now, Instant(u64::MAX)), Instant(u64::MAX));
+    }
 
     #[test]
     fn cancelled_timers_leave_no_heap_behind() {

@@ -1,0 +1,94 @@
+//! kill -9 of all nodes in the middle of writing: what fsync acknowledged is there afterwards.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use weft_cluster_tests::cluster::Cluster;
+use weft_cluster_tests::fsync::survivor::Survivor;
+use weft_cluster_tests::layout::Layout;
+use weft_cluster_tests::programs::Programs;
+use weft_cluster_tests::{mount, wait};
+
+const ROUNDS: u64 = 3;
+/// Enough that every round has large and small writes, renames and removals.
+const ACKNOWLEDGED_MIN: usize = 200;
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+
+struct Scene {
+    root: PathBuf,
+    cluster: Cluster,
+}
+
+impl Scene {
+    fn new(name: &str) -> Scene {
+        let root = std::env::temp_dir().join(format!("weft-{name}-{}", std::process::id()));
+        let layout = Layout::new(name, 6, "4+2", 512 << 20).unwrap();
+        let programs = Programs::beside_this_test().unwrap();
+        let mut cluster = Cluster::create(programs, &root.join("state"), layout).unwrap();
+        cluster.start().unwrap();
+        cluster.form("main").unwrap();
+        std::fs::create_dir_all(root.join("mnt")).unwrap();
+        Scene { root, cluster }
+    }
+
+    fn mountpoint(&self) -> PathBuf {
+        self.root.join("mnt")
+    }
+
+    fn mount(&mut self) {
+        let place = self.mountpoint();
+        self.cluster.mount(&place, "").unwrap();
+    }
+}
+
+impl Drop for Scene {
+    /// A failed test leaves no processes and no mounts, and its state to look at.
+    fn drop(&mut self) {
+        let _ = mount::unmount(&self.mountpoint(), true);
+        let _ = self.cluster.kill_all();
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+fn fsync(verb: &str, directory: &Path, seed: u64) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft-fsync"));
+    command.args([verb, "--seed", &seed.to_string(), "--directory"]).arg(directory);
+    command
+}
+
+fn acknowledged(log: &Path) -> usize {
+    std::fs::read_to_string(log).unwrap_or_default().lines().count()
+}
+
+#[test]
+#[ignore = "starts a cluster: `cargo xtask test --long`"]
+fn what_fsync_acknowledged_survives() {
+    let mut scene = Scene::new("kill");
+    for round in 0..ROUNDS {
+        scene.mount();
+        let directory = scene.mountpoint().join(format!("round{round}"));
+        let log = scene.root.join(format!("round{round}.log"));
+        std::fs::create_dir(&directory).unwrap();
+        let mut survivor = Survivor::start(fsync("write", &directory, round), &log).unwrap();
+        let what = format!("{ACKNOWLEDGED_MIN} acknowledged operations");
+        let enough = || Ok((acknowledged(&log) >= ACKNOWLEDGED_MIN).then_some(()));
+        wait::until(&what, PROGRESS_DEADLINE, enough).unwrap();
+        scene.cluster.kill_all().unwrap();
+        survivor.kill().unwrap();
+        mount::unmount(&scene.mountpoint(), true).unwrap();
+        survivor.wait().unwrap();
+
+        scene.cluster.start().unwrap();
+        scene.mount();
+        // Earlier rounds are checked again: a recovery must not damage what the one before brought back.
+        for earlier in 0..=round {
+            let directory = scene.mountpoint().join(format!("round{earlier}"));
+            let log = scene.root.join(format!("round{earlier}.log"));
+            let status = fsync("check", &directory, earlier).arg("--log").arg(log).status().unwrap();
+            assert!(status.success(), "round {earlier}, looked at after round {round}");
+        }
+        mount::unmount(&scene.mountpoint(), false).unwrap();
+    }
+}
