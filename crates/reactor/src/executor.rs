@@ -162,14 +162,14 @@ impl Drop for Executor {
         self.inner.closed.set(true);
         self.inner.shutdown.set(true);
         drop(self.take_new_pollers());
-        loop {
+        let slot_count = self.inner.tasks.borrow().slot_count();
+        for index in 0..slot_count {
             // The borrow must end before the future is dropped: its destructors may come back here.
-            let removed = self.inner.tasks.borrow_mut().remove_any();
-            match removed {
-                Some(running) => drop(running),
-                None => break,
-            }
+            let removed = self.inner.tasks.borrow_mut().clear_slot(index);
+            drop(removed);
         }
+        self.inner.queue.close();
+        drop(self.inner.current.take());
     }
 }
 
@@ -496,5 +496,53 @@ impl Future for YieldNow {
         self.yielded = true;
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::VirtualClock;
+
+    struct Nobody;
+
+    impl Unpark for Nobody {
+        fn unpark(&self) {}
+    }
+
+    #[test]
+    fn a_task_that_holds_the_core_is_found_in_the_statistics() {
+        let clock = VirtualClock::new();
+        let executor = Executor::new(Rc::new(clock.clone()), 0);
+        executor.inner.queue.set_unpark(Arc::new(Nobody));
+        executor.inner.stall_threshold.set(Some(Duration::from_millis(50)));
+        let handle = executor.handle();
+        for millis in [1, 60, 2] {
+            let clock = clock.clone();
+            handle.spawn("greedy", async move { clock.advance(Duration::from_millis(millis)) }).detach();
+        }
+        handle.spawn("modest", async {}).detach();
+        clock.advance(STALL_REPORT_INTERVAL);
+        executor.run(100);
+        let stats = handle.task_stats();
+        assert_eq!((stats[0].name, stats[0].polls), ("greedy", 3));
+        assert_eq!((stats[0].busy.as_millis(), stats[0].busy_max.as_millis()), (63, 60));
+        assert_eq!((stats[1].name, stats[1].busy), ("modest", Duration::ZERO));
+        assert_eq!(executor.inner.stall_reported.get(), clock.now().before(Duration::from_millis(2)), "reported");
+    }
+
+    #[test]
+    fn a_dropped_executor_frees_its_queue() {
+        let executor = Executor::new(Rc::new(VirtualClock::new()), 0);
+        let handle = executor.handle();
+        handle.spawn("woken", pending::<()>()).detach();
+        let waker = std::task::Waker::from(executor.outsider());
+        waker.wake_by_ref();
+        let queue = Arc::downgrade(&executor.inner.queue);
+        drop((executor, handle));
+        waker.wake();
+        assert!(queue.upgrade().is_none());
     }
 }

@@ -12,9 +12,16 @@ pub(crate) trait Unpark: Send + Sync {
 /// executor that is shared; a lock that nobody contends costs about as much as the owner check that would avoid it.
 #[derive(Default)]
 pub(crate) struct ReadyQueue {
-    woken: Mutex<VecDeque<Arc<TaskHeader>>>,
+    woken: Mutex<Woken>,
     /// Set once, by a core that can sleep.
     unpark: OnceLock<Arc<dyn Unpark>>,
+}
+
+#[derive(Default)]
+struct Woken {
+    tasks: VecDeque<Arc<TaskHeader>>,
+    /// The executor is gone. Tasks hold the queue: one that still held tasks would never be freed.
+    is_closed: bool,
 }
 
 impl ReadyQueue {
@@ -24,7 +31,13 @@ impl ReadyQueue {
     }
 
     pub(crate) fn push(&self, task: Arc<TaskHeader>) {
-        self.lock().push_back(task);
+        {
+            let mut woken = self.lock();
+            if woken.is_closed {
+                return;
+            }
+            woken.tasks.push_back(task);
+        }
         if let Some(unpark) = self.unpark.get() {
             unpark.unpark();
         }
@@ -34,17 +47,27 @@ impl ReadyQueue {
     pub(crate) fn drain(&self, into: &mut VecDeque<Arc<TaskHeader>>) {
         let mut woken = self.lock();
         if into.is_empty() {
-            std::mem::swap(&mut *woken, into);
+            std::mem::swap(&mut woken.tasks, into);
         } else {
-            into.append(&mut woken);
+            into.append(&mut woken.tasks);
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+    /// Forgets what is queued, now and from now on.
+    pub(crate) fn close(&self) {
+        let forgotten = {
+            let mut woken = self.lock();
+            woken.is_closed = true;
+            std::mem::take(&mut woken.tasks)
+        };
+        drop(forgotten);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<TaskHeader>>> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().tasks.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Woken> {
         // Nothing under this lock can panic half-way; a poisoned queue is a whole queue.
         self.woken.lock().unwrap_or_else(PoisonError::into_inner)
     }

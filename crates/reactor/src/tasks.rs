@@ -135,17 +135,16 @@ impl Tasks {
         }
     }
 
-    /// Removes some task that is not being polled.
-    pub(crate) fn remove_any(&mut self) -> Option<Running> {
-        let index = self.slots.iter().position(|slot| matches!(slot, Slot::Idle(_)))?;
-        match std::mem::replace(&mut self.slots[index], Slot::Free) {
-            Slot::Idle(running) => {
-                self.free.push(index);
-                self.live -= 1;
-                Some(running)
-            }
-            _ => None,
-        }
+    /// Removes the task in this slot, unless it is being polled, to be dropped outside of any borrow.
+    pub(crate) fn clear_slot(&mut self, index: usize) -> Option<Running> {
+        let slot = self.slots.get_mut(index)?;
+        let Slot::Idle(running) = slot else { return None };
+        let serial = running.serial;
+        self.abort(index, serial)
+    }
+
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots.len()
     }
 
     /// Counts a poll and returns the name of the task.
