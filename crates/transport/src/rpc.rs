@@ -1,5 +1,9 @@
 //! Calls: what the layers above see of the network.
 
+mod over_link;
+
+pub use over_link::{Rpc, RpcOptions};
+
 use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
