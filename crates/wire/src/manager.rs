@@ -10,6 +10,10 @@ pub enum ManagerRequest {
     Raft { cluster: Uuid, from: NodeId },
     /// Work for the managers' leader.
     Propose(Proposal),
+    /// A node tells the managers' leader that it lives. Answered with `Ok` or `NotLeader`.
+    Alive { cluster: Uuid, node: NodeId, incarnation: Incarnation },
+    /// A manager lost what it had promised to remember: it asks for a new vote. Answered with `Rejoin`.
+    Rejoin { cluster: Uuid, node: NodeId },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +72,10 @@ pub enum ManagerReply {
     NoQuorum,
     /// It can't be done; the text says why and what to do.
     Refused(String),
+    /// The voter's id that a manager without memory has from now on.
+    Rejoin {
+        voter: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,243 @@
+//! What a proposal does to the map: pure, and only the leader asks. The others get the outcome.
+
+use crate::tunables::{CLIENTS_MAX, DELTA_BYTES_MAX, FILESYSTEMS_MAX, HOST_BYTES_MAX, MAP_BYTES_MAX};
+use std::collections::BTreeMap;
+use weft_wire::hash::directory_position;
+use weft_wire::limits::NAME_BYTES_MAX;
+use weft_wire::manager::Proposal;
+use weft_wire::map::{Bucket, Change, Client, Delta, Filesystem, FilesystemState, Map, Node, State};
+use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, InodeId, MapVersion, NodeId, encode};
+
+/// Serial of every filesystem's root directory. Buckets hand out serials above it.
+pub const ROOT_SERIAL: u64 = 1;
+
+/// What the caller learns once the change is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub incarnation: Incarnation,
+    pub fs: FsId,
+    pub client: ClientId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Change(Delta, Outcome),
+    /// The map says so already.
+    Nothing(Outcome),
+    Refused(String),
+}
+
+/// The next version of `map`, if `proposal` is accepted.
+pub fn decide(map: &Map, proposal: &Proposal) -> Decision {
+    let decision = match proposal {
+        Proposal::NodeStarted { node, cores, control } => node_started(map, *node, cores, *control),
+        Proposal::NewEpochs { node, incarnation, buckets } => new_epochs(map, *node, *incarnation, buckets),
+        Proposal::CreateFilesystem { name, size_bytes } => create_filesystem(map, name, *size_bytes),
+        Proposal::FilesystemReady { fs } => filesystem_ready(map, *fs),
+        Proposal::DeleteFilesystem { name } => delete_filesystem(map, name),
+        Proposal::FilesystemGone { fs } => match map.filesystems.get(fs) {
+            None => Decision::Nothing(Outcome { fs: *fs, ..Outcome::default() }),
+            Some(_) => change(map, vec![Change::RemoveFilesystem(*fs)], Outcome { fs: *fs, ..Outcome::default() }),
+        },
+        Proposal::NewClient { host } => new_client(map, host),
+        Proposal::RemoveClient { client } => match map.clients.get(client) {
+            None => Decision::Nothing(Outcome { client: *client, ..Outcome::default() }),
+            Some(_) => {
+                change(map, vec![Change::RemoveClient(*client)], Outcome { client: *client, ..Outcome::default() })
+            }
+        },
+        Proposal::FenceClient { client } => fence_client(map, *client),
+    };
+    match decision {
+        Decision::Change(delta, outcome) => match too_large(map, &delta) {
+            Some(reason) => Decision::Refused(reason),
+            None => Decision::Change(delta, outcome),
+        },
+        decision => decision,
+    }
+}
+
+fn too_large(map: &Map, delta: &Delta) -> Option<String> {
+    let bytes = encode(delta).len();
+    if bytes > DELTA_BYTES_MAX {
+        return Some(format!(
+            "the change takes {bytes} bytes, more than the {DELTA_BYTES_MAX} that managers agree on at once; change less at a time"
+        ));
+    }
+    let mut next = map.clone();
+    if let Err(error) = next.apply(delta) {
+        return Some(error.to_string());
+    }
+    let bytes = encode(&next).len();
+    (bytes > MAP_BYTES_MAX).then(|| format!("the map would take {bytes} bytes, more than the {MAP_BYTES_MAX} that a drive keeps; remove clients or filesystems"))
+}
+
+/// Nodes whose state is not what the leader heard of them.
+pub fn states(map: &Map, changed: &BTreeMap<NodeId, State>) -> Option<Delta> {
+    let changes: Vec<Change> = changed
+        .iter()
+        .filter_map(|(id, state)| map.nodes.get(id).map(|node| (node, *state)))
+        .filter(|(node, state)| node.state != *state)
+        .map(|(node, state)| Change::Node(Node { state, ..node.clone() }))
+        .collect();
+    (!changes.is_empty()).then(|| Delta { version: MapVersion(map.version.0 + 1), changes })
+}
+
+fn change(map: &Map, changes: Vec<Change>, outcome: Outcome) -> Decision {
+    Decision::Change(Delta { version: MapVersion(map.version.0 + 1), changes }, outcome)
+}
+
+fn refused(text: impl Into<String>) -> Decision {
+    Decision::Refused(text.into())
+}
+
+fn node_started(map: &Map, id: NodeId, cores: &[std::net::SocketAddr], control: std::net::SocketAddr) -> Decision {
+    let Some(node) = map.nodes.get(&id) else {
+        return refused(format!("cluster {} has no {id}; add the node first", map.name));
+    };
+    if cores.len() < node.cores.len() {
+        let led =
+            map.buckets.iter().any(|bucket| bucket.leader.node == id && usize::from(bucket.leader.core) >= cores.len());
+        let owned = map.drives.values().any(|drive| drive.node == id && usize::from(drive.core) >= cores.len());
+        if led || owned || cores.is_empty() {
+            return refused(format!(
+                "node {:?} ({id}) started with {} cores and had {}; drives or buckets are on those that are missing",
+                node.name,
+                cores.len(),
+                node.cores.len()
+            ));
+        }
+    }
+    let taken =
+        map.nodes.values().filter(|other| other.id != id).find(|other| other.cores.iter().any(|at| cores.contains(at)));
+    if let Some(other) = taken {
+        return refused(format!(
+            "node {:?} ({id}) uses a data address of node {:?} ({})",
+            node.name, other.name, other.id
+        ));
+    }
+    let incarnation = Incarnation(node.incarnation.0 + 1);
+    let state = match node.state {
+        State::Away => State::Up,
+        state => state,
+    };
+    let started = Node { cores: cores.to_vec(), control, incarnation, state, ..node.clone() };
+    let mut changes = vec![Change::Node(started)];
+    let led = |bucket: &Bucket| bucket.leader.node == id;
+    changes
+        .extend(buckets(map).filter(|(_, bucket)| led(bucket)).map(|(id, bucket)| next_epoch(id, bucket, incarnation)));
+    change(map, changes, Outcome { incarnation, ..Outcome::default() })
+}
+
+fn new_epochs(map: &Map, id: NodeId, incarnation: Incarnation, wanted: &[BucketId]) -> Decision {
+    let Some(node) = map.nodes.get(&id) else { return refused(format!("this cluster has no {id}")) };
+    if node.incarnation != incarnation {
+        return refused(format!("{id} lives as {} now, not as {incarnation}", node.incarnation));
+    }
+    let mut changes = Vec::with_capacity(wanted.len());
+    for bucket_id in wanted {
+        match map.bucket(*bucket_id) {
+            Some(bucket) if bucket.leader.node == id => changes.push(next_epoch(*bucket_id, bucket, incarnation)),
+            Some(bucket) => return refused(format!("{bucket_id} is led by {}, not by {id}", bucket.leader)),
+            None => return refused(format!("this cluster has no {bucket_id}")),
+        }
+    }
+    let outcome = Outcome { incarnation, ..Outcome::default() };
+    if changes.is_empty() { Decision::Nothing(outcome) } else { change(map, changes, outcome) }
+}
+
+fn next_epoch(id: BucketId, bucket: &Bucket, incarnation: Incarnation) -> Change {
+    Change::Bucket(id, Bucket { epoch: Epoch(bucket.epoch.0 + 1), incarnation, ..bucket.clone() })
+}
+
+fn buckets(map: &Map) -> impl Iterator<Item = (BucketId, &Bucket)> {
+    (0u32..).map(BucketId).zip(&map.buckets)
+}
+
+fn create_filesystem(map: &Map, name: &str, size_bytes: u64) -> Decision {
+    if name.is_empty()
+        || name.len() > NAME_BYTES_MAX
+        || name.contains(['/', '\0', ',', ':'])
+        || name.chars().any(char::is_whitespace)
+    {
+        return refused(format!(
+            "{name:?} can't name a filesystem: 1 to {NAME_BYTES_MAX} bytes without '/', ',', ':' and white space"
+        ));
+    }
+    if let Some(fs) = map.filesystem_named(name) {
+        // A proposal whose answer was lost comes again.
+        if fs.state == FilesystemState::Creating && fs.size_bytes == size_bytes {
+            return Decision::Nothing(Outcome { fs: fs.id, ..Outcome::default() });
+        }
+        return refused(match fs.state {
+            FilesystemState::Deleting => format!("a filesystem {name:?} is still being deleted"),
+            _ => format!("a filesystem {name:?} exists"),
+        });
+    }
+    if map.filesystems.len() >= FILESYSTEMS_MAX {
+        return refused(format!("the cluster has {FILESYSTEMS_MAX} filesystems, as many as it can"));
+    }
+    // Each version of the map makes at most one filesystem, so its number is an id that never comes again.
+    let Ok(id) = u32::try_from(map.version.0 + 1).map(FsId) else {
+        return refused("no id is left for another filesystem");
+    };
+    let position = directory_position(&map.secret, id, InodeId::default(), &[], 0);
+    let fs = Filesystem {
+        id,
+        name: name.into(),
+        root: InodeId::new(position, ROOT_SERIAL),
+        size_bytes,
+        state: FilesystemState::Creating,
+    };
+    change(map, vec![Change::Filesystem(fs)], Outcome { fs: id, ..Outcome::default() })
+}
+
+fn filesystem_ready(map: &Map, id: FsId) -> Decision {
+    let outcome = Outcome { fs: id, ..Outcome::default() };
+    match map.filesystems.get(&id) {
+        None => refused(format!("this cluster has no {id}")),
+        Some(fs) if fs.state == FilesystemState::Ready => Decision::Nothing(outcome),
+        Some(fs) if fs.state == FilesystemState::Deleting => {
+            refused(format!("filesystem {:?} is being deleted", fs.name))
+        }
+        Some(fs) => {
+            change(map, vec![Change::Filesystem(Filesystem { state: FilesystemState::Ready, ..fs.clone() })], outcome)
+        }
+    }
+}
+
+fn delete_filesystem(map: &Map, name: &str) -> Decision {
+    let Some(fs) = map.filesystem_named(name) else { return refused(format!("there is no filesystem {name:?}")) };
+    let outcome = Outcome { fs: fs.id, ..Outcome::default() };
+    if fs.state == FilesystemState::Deleting {
+        return Decision::Nothing(outcome);
+    }
+    change(map, vec![Change::Filesystem(Filesystem { state: FilesystemState::Deleting, ..fs.clone() })], outcome)
+}
+
+fn new_client(map: &Map, host: &str) -> Decision {
+    if host.len() > HOST_BYTES_MAX {
+        return refused(format!("a host's name of {} bytes is longer than {HOST_BYTES_MAX}", host.len()));
+    }
+    if map.clients.len() >= CLIENTS_MAX {
+        return refused(format!("{CLIENTS_MAX} clients are known, as many as can be; unmount some"));
+    }
+    let client = Client { id: map.next_client.max(ClientId(1)), host: host.into(), fenced: false };
+    let outcome = Outcome { client: client.id, ..Outcome::default() };
+    change(map, vec![Change::Client(client)], outcome)
+}
+
+fn fence_client(map: &Map, id: ClientId) -> Decision {
+    let outcome = Outcome { client: id, ..Outcome::default() };
+    match map.clients.get(&id) {
+        // Removed is more than fenced.
+        None => Decision::Nothing(outcome),
+        Some(client) if client.fenced => Decision::Nothing(outcome),
+        Some(client) => change(map, vec![Change::Client(Client { fenced: true, ..client.clone() })], outcome),
+    }
+}
+
+/// The core that speaks for a node: its first.
+pub(crate) fn front(node: NodeId) -> CoreId {
+    CoreId { node, core: 0 }
+}

@@ -1,0 +1,292 @@
+//! Drives one manager's consensus: one loop that selects what to do next, and stores before it sends.
+
+use crate::Role;
+use crate::consensus::{Applied, Consensus, Work};
+use crate::copies::{AllLost, Copies};
+use crate::decide::{self, Decision, Outcome};
+use crate::records::{MapRecord, node_of, voter};
+use crate::shared::{Input, Shared};
+use raft::StateRole;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use weft_reactor::Instant;
+use weft_reactor::sync::Completer;
+use weft_wire::MapVersion;
+use weft_wire::manager::ManagerReply;
+use weft_wire::map::{Change, Delta, Map, State};
+
+pub(crate) struct Driver {
+    shared: Rc<Shared>,
+    consensus: Consensus,
+    copies: Copies,
+    in_flight: Option<InFlight>,
+    led: bool,
+}
+
+/// The one change that waits to be committed.
+struct InFlight {
+    at: Applied,
+    until: Instant,
+    /// Who asked, and what to answer once it is.
+    answer: Option<(Completer<ManagerReply>, ManagerReply)>,
+}
+
+impl Driver {
+    pub fn new(shared: Rc<Shared>, consensus: Consensus, copies: Copies) -> Self {
+        Self { shared, consensus, copies, in_flight: None, led: false }
+    }
+
+    /// Runs until the last copy of the consensus' state is lost.
+    pub async fn run(mut self) -> AllLost {
+        self.show();
+        let mut next_tick = self.shared.handle.now() + self.shared.tunables.tick;
+        loop {
+            loop {
+                let input = self.shared.inbox.borrow_mut().pop_front();
+                let Some(input) = input else { break };
+                self.take(input);
+            }
+            let now = self.shared.handle.now();
+            if now >= next_tick {
+                next_tick = now + self.shared.tunables.tick;
+                self.consensus.tick();
+                self.tend();
+            }
+            if let Err(lost) = self.work().await {
+                return self.give_up(lost);
+            }
+            self.decide();
+            if let Err(lost) = self.work().await {
+                return self.give_up(lost);
+            }
+            if !self.has_more() {
+                // Either way there is something to look at.
+                let _ = self.shared.handle.timeout_at(next_tick, self.shared.wake.notified()).await;
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        let can_decide = self.in_flight.is_none() && self.consensus.is_settled();
+        !self.shared.inbox.borrow().is_empty() || (can_decide && !self.shared.proposals.borrow().is_empty())
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Message(from, bytes) => self.consensus.step(from, &bytes),
+            Input::Unreachable(voter) => self.consensus.report_unreachable(voter),
+            Input::Snapshot { voter, arrived } => self.consensus.report_snapshot(voter, arrived),
+            Input::Rejoin(node, answer) => {
+                let is_manager = self.shared.map().is_some_and(|map| map.managers.contains(&node));
+                if !is_manager {
+                    return answer.complete(ManagerReply::Refused(format!("{node} is no manager")));
+                }
+                if self.in_flight.is_some() || !self.consensus.is_settled() {
+                    return answer.complete(ManagerReply::NoQuorum);
+                }
+                let lives = self.consensus.members().ids().filter(|voter| node_of(*voter) == node).max();
+                let next = lives.map_or(voter(node, 1), |newest| newest + 1);
+                match self.consensus.admit(next) {
+                    Ok(at) => {
+                        let until = self.shared.handle.now() + self.shared.tunables.commit_wait;
+                        self.in_flight =
+                            Some(InFlight { at, until, answer: Some((answer, ManagerReply::Rejoin { voter: next })) });
+                    }
+                    Err(_) => answer.complete(ManagerReply::NoQuorum),
+                }
+            }
+        }
+    }
+
+    /// Stores, sends and applies until there is nothing left to do.
+    async fn work(&mut self) -> Result<(), AllLost> {
+        while let Some(mut work) = self.consensus.work() {
+            std::mem::take(&mut work.send).into_iter().for_each(|message| self.shared.send(message));
+            let restored = work.restored;
+            self.store(&work).await?;
+            let done = self.consensus.finish(work);
+            done.send.into_iter().for_each(|message| self.shared.send(message));
+            let moved = restored || !done.applied.is_empty();
+            for applied in done.applied {
+                self.settle(applied);
+            }
+            if moved && let Some(map) = self.consensus.map().cloned() {
+                self.hear_admitted(&done.deltas);
+                self.shared.take_map(self.consensus.log().applied(), map, done.deltas);
+            }
+            self.show();
+        }
+        self.cut().await;
+        Ok(())
+    }
+
+    /// A node that was just admitted has shown that it lives.
+    fn hear_admitted(&self, deltas: &[Delta]) {
+        let now = self.shared.handle.now();
+        let mut heard = self.shared.heard.borrow_mut();
+        for change in deltas.iter().flat_map(|delta| &delta.changes) {
+            if let Change::Node(node) = change
+                && node.state == State::Up
+            {
+                heard.insert(node.id, now);
+            }
+        }
+    }
+
+    async fn store(&mut self, work: &Work) -> Result<(), AllLost> {
+        let record = self.record();
+        if work.restored {
+            // From here on nobody may store the map from before.
+            self.shared.current.replace(self.consensus.map().map(|map| (self.consensus.log().applied(), map.clone())));
+        }
+        if work.restored
+            && let Some(record) = &record
+            && !self.copies.write_map(record).await
+        {
+            // The copy that failed fails for the log as well and is struck there; the others have the map.
+            tracing::error!("a map from the leader could not be stored on every copy");
+        }
+        if work.must_store {
+            self.copies.write(self.consensus.log(), record.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    fn record(&self) -> Option<MapRecord> {
+        let map = Map::clone(self.consensus.map()?);
+        Some(MapRecord { node: self.shared.node.get()?, place: self.consensus.log().applied(), map })
+    }
+
+    /// Shortens the log once the map that stands for its beginning is durable.
+    async fn cut(&mut self) {
+        let log = self.consensus.log().clone();
+        let tunables = &self.shared.tunables;
+        if log.len() <= tunables.log_entries_max && log.bytes() <= tunables.log_bytes_max {
+            return;
+        }
+        if let Some(record) = self.record()
+            && self.copies.write_map(&record).await
+        {
+            log.cut(record.place.index);
+        }
+    }
+
+    /// Answers the proposal that this entry was, or that it took the place of.
+    fn settle(&mut self, applied: Applied) {
+        if self.in_flight.as_ref().is_none_or(|flight| applied.index < flight.at.index) {
+            return;
+        }
+        let Some(flight) = self.in_flight.take() else { return };
+        let Some((answer, reply)) = flight.answer else { return };
+        answer.complete(if applied == flight.at { reply } else { ManagerReply::NoQuorum });
+    }
+
+    /// Lets the next proposal go, if the last one is through, and answers those that have waited too long.
+    fn decide(&mut self) {
+        let now = self.shared.handle.now();
+        if self.in_flight.as_ref().is_some_and(|flight| now >= flight.until || !self.consensus.is_leader()) {
+            // Whether it is ever committed is open; nothing else is decided before the log is settled.
+            let answer = self.in_flight.take().and_then(|flight| flight.answer);
+            answer.into_iter().for_each(|(answer, _)| answer.complete(ManagerReply::NoQuorum));
+        }
+        if !self.consensus.is_leader() {
+            let asked = std::mem::take(&mut *self.shared.proposals.borrow_mut());
+            let leader = self.consensus.leader();
+            asked.into_iter().for_each(|asked| asked.answer.complete(ManagerReply::NotLeader(leader)));
+            return;
+        }
+        while self.in_flight.is_none() && self.consensus.is_settled() {
+            let asked = self.shared.proposals.borrow_mut().pop_front();
+            let (Some(asked), Some(map)) = (asked, self.consensus.map().cloned()) else { return };
+            match decide::decide(&map, &asked.proposal) {
+                Decision::Refused(text) => asked.answer.complete(ManagerReply::Refused(text)),
+                Decision::Nothing(outcome) => asked.answer.complete(committed(map.version, outcome)),
+                Decision::Change(delta, outcome) => match self.consensus.propose(&delta) {
+                    Ok(at) => {
+                        let answer = Some((asked.answer, committed(delta.version, outcome)));
+                        self.in_flight = Some(InFlight { at, until: asked.until, answer });
+                    }
+                    Err(_) => asked.answer.complete(ManagerReply::NoQuorum),
+                },
+            }
+        }
+        loop {
+            let late = self.shared.proposals.borrow_mut().pop_front_if(|asked| now >= asked.until);
+            let Some(late) = late else { return };
+            late.answer.complete(ManagerReply::NoQuorum);
+        }
+    }
+
+    /// The leader's own business, once a tick: who is silent, who forgot its vote.
+    fn tend(&mut self) {
+        let now = self.shared.handle.now();
+        let leads = self.consensus.is_leader();
+        if leads && !self.led {
+            // Nobody could reach this leader before it was one.
+            let nodes =
+                self.consensus.map().map(|map| map.nodes.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
+            self.shared.heard.replace(nodes.into_iter().map(|node| (node, now)).collect());
+        }
+        self.led = leads;
+        let (true, None, true) = (leads, &self.in_flight, self.consensus.is_settled()) else { return };
+        if let (Some(node), Some(incarnation)) = (self.shared.node.get(), self.shared.incarnation.get()) {
+            self.shared.hear(node, incarnation);
+        }
+        let Some(map) = self.consensus.map().cloned() else { return };
+        if let Some(delta) = decide::states(&map, &self.states(&map, now)) {
+            if let Ok(at) = self.consensus.propose(&delta) {
+                let until = now + self.shared.tunables.commit_wait;
+                self.in_flight = Some(InFlight { at, until, answer: None });
+            }
+            return;
+        }
+        self.consensus.tend_members();
+    }
+
+    /// Silent nodes are away, and come back when they are heard.
+    fn states(&self, map: &Map, now: Instant) -> BTreeMap<weft_wire::NodeId, State> {
+        let heard = self.shared.heard.borrow();
+        let tunables = &self.shared.tunables;
+        map.nodes
+            .values()
+            .filter_map(|node| {
+                let silence = heard.get(&node.id).map_or(tunables.away_after, |at| now.since(*at));
+                match node.state {
+                    State::Up if silence >= tunables.away_after => Some((node.id, State::Away)),
+                    State::Away if silence <= tunables.alive_every * 2 => Some((node.id, State::Up)),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    /// Publishes what this manager is.
+    fn show(&self) {
+        let is_learner = self.consensus.members().learners.contains(&self.consensus.voter());
+        self.shared.role.set(match self.consensus.role() {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if is_learner || self.consensus.map().is_none() => Role::Learner,
+            StateRole::Follower => Role::Follower,
+        });
+        self.shared.term.set(self.consensus.term());
+        self.shared.leader.set(self.consensus.leader());
+        if *self.shared.copies.borrow() != self.copies.listed() {
+            self.shared.copies.replace(self.copies.listed().to_vec());
+        }
+    }
+
+    fn give_up(self, lost: AllLost) -> AllLost {
+        self.shared.role.set(Role::None);
+        self.shared.leader.set(None);
+        self.shared.copies.borrow_mut().clear();
+        self.shared.inbox.borrow_mut().clear();
+        self.shared.proposals.borrow_mut().clear();
+        lost
+    }
+}
+
+fn committed(version: MapVersion, outcome: Outcome) -> ManagerReply {
+    let Outcome { incarnation, fs, client } = outcome;
+    ManagerReply::Committed { version, incarnation, fs, client }
+}

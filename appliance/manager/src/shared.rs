@@ -1,0 +1,245 @@
+//! What the tasks of one node's manager share.
+
+use crate::consensus::Outgoing;
+use crate::decide::front;
+use crate::history::MapServer;
+use crate::records::{MapRecord, Place};
+use crate::store::ConfigStore;
+use crate::tunables::{INBOX_MAX, PROPOSALS_MAX, SENDING_MAX, Tunables};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use weft_reactor::sync::{Completer, Notify, completion};
+use weft_reactor::{Handle, Instant};
+use weft_transport::rpc::{Handler, Network, Request, Response, handler};
+use weft_wire::manager::{ManagerReply, ManagerRequest, Proposal};
+use weft_wire::map::{Delta, Map};
+use weft_wire::{Incarnation, NodeId, Service, Uuid, decode, encode};
+
+/// A node's part in the consensus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// No manager: follows the map.
+    #[default]
+    None,
+    /// A manager that forgot what it promised and has no new vote yet.
+    Amnesiac,
+    /// Listens until it has caught up and gets its vote.
+    Learner,
+    Follower,
+    Candidate,
+    Leader,
+}
+
+/// What reaches the consensus from outside.
+pub(crate) enum Input {
+    Message(NodeId, bytes::Bytes),
+    Unreachable(u64),
+    Snapshot { voter: u64, arrived: bool },
+    Rejoin(NodeId, Completer<ManagerReply>),
+}
+
+pub(crate) struct Asked {
+    pub proposal: Proposal,
+    pub until: Instant,
+    pub answer: Completer<ManagerReply>,
+}
+
+pub(crate) struct Shared {
+    pub handle: Handle,
+    pub network: Rc<dyn Network>,
+    pub store: Rc<dyn ConfigStore>,
+    pub tunables: Tunables,
+    pub server: Rc<MapServer>,
+    pub node: Cell<Option<NodeId>>,
+    pub incarnation: Cell<Option<Incarnation>>,
+    pub role: Cell<Role>,
+    pub term: Cell<u64>,
+    pub leader: Cell<Option<NodeId>>,
+    pub copies: RefCell<Vec<Uuid>>,
+    /// Why this node can't go on by itself, for those who look.
+    pub waiting: RefCell<Option<String>>,
+    /// The consensus' own map and where it stands in the log; only the map where there is no consensus.
+    pub current: RefCell<Option<(Place, Rc<Map>)>>,
+    pub save: Notify,
+    pub inbox: RefCell<VecDeque<Input>>,
+    pub proposals: RefCell<VecDeque<Asked>>,
+    pub wake: Notify,
+    /// Last signs of life that reached this node while it leads.
+    pub heard: RefCell<BTreeMap<NodeId, Instant>>,
+    sending: RefCell<BTreeMap<NodeId, usize>>,
+}
+
+impl Shared {
+    pub fn new(handle: Handle, network: Rc<dyn Network>, store: Rc<dyn ConfigStore>, tunables: Tunables) -> Rc<Self> {
+        Rc::new(Self {
+            server: MapServer::new(handle.clone()),
+            handle,
+            network,
+            store,
+            tunables,
+            node: Cell::default(),
+            incarnation: Cell::default(),
+            role: Cell::default(),
+            term: Cell::default(),
+            leader: Cell::default(),
+            copies: RefCell::default(),
+            waiting: RefCell::default(),
+            current: RefCell::default(),
+            save: Notify::new(),
+            inbox: RefCell::default(),
+            proposals: RefCell::default(),
+            wake: Notify::new(),
+            heard: RefCell::default(),
+            sending: RefCell::default(),
+        })
+    }
+
+    pub fn map(&self) -> Option<Rc<Map>> {
+        self.server.map()
+    }
+
+    pub fn is_voting(&self) -> bool {
+        matches!(self.role.get(), Role::Learner | Role::Follower | Role::Candidate | Role::Leader)
+    }
+
+    pub fn set_waiting(&self, reason: Option<String>) {
+        if let Some(reason) = &reason
+            && self.waiting.borrow().as_ref() != Some(reason)
+        {
+            tracing::warn!(reason, "waiting");
+        }
+        self.waiting.replace(reason);
+    }
+
+    /// A newer map: keeps it, serves it, and lets it be stored. `place` is where the consensus stands.
+    pub fn take_map(&self, place: Place, map: Rc<Map>, deltas: Vec<Delta>) {
+        self.current.replace(Some((place, map.clone())));
+        self.network.set_addresses(&map);
+        self.server.publish(map, deltas);
+        self.save.notify_one();
+    }
+
+    /// What the map slots of this node should hold now.
+    pub fn map_record(&self) -> Option<MapRecord> {
+        let node = self.node.get()?;
+        let current = self.current.borrow();
+        let (place, map) = current.as_ref()?;
+        Some(MapRecord { node, place: place.clone(), map: Map::clone(map) })
+    }
+
+    /// Sends one message of the consensus and learns only whether it arrived.
+    pub fn send(self: &Rc<Self>, message: Outgoing) {
+        let (Some(from), Some(map)) = (self.node.get(), self.map()) else { return };
+        {
+            let mut sending = self.sending.borrow_mut();
+            let count = sending.entry(message.node).or_default();
+            if *count >= SENDING_MAX {
+                return;
+            }
+            *count += 1;
+        }
+        let head = encode(&ManagerRequest::Raft { cluster: map.cluster, from });
+        let timeout = self.tunables.call_timeout;
+        let call = self.network.call(front(message.node), Service::Manager, head, message.bytes, timeout);
+        let shared = self.clone();
+        drop(self.handle.spawn("manager message", async move {
+            let arrived = matches!(call.await, Ok(Ok(_)));
+            if let Some(count) = shared.sending.borrow_mut().get_mut(&message.node) {
+                *count -= 1;
+            }
+            if message.is_snapshot {
+                shared.push(Input::Snapshot { voter: message.voter, arrived });
+            } else if !arrived {
+                shared.push(Input::Unreachable(message.voter));
+            }
+        }));
+    }
+
+    fn push(&self, input: Input) -> bool {
+        let mut inbox = self.inbox.borrow_mut();
+        if inbox.len() >= INBOX_MAX || !self.is_voting() {
+            return false;
+        }
+        inbox.push_back(input);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Answers [`Service::Manager`].
+    pub fn handler(self: &Rc<Self>) -> Handler {
+        let shared = Rc::downgrade(self);
+        handler(move |request: Request| {
+            let shared = shared.upgrade();
+            async move {
+                let reply = match (shared, decode::<ManagerRequest>(&request.head)) {
+                    (Some(shared), Ok(asked)) => shared.answer(asked, request.body).await,
+                    (_, Err(error)) => ManagerReply::Refused(error.to_string()),
+                    (None, _) => ManagerReply::NotLeader(None),
+                };
+                Response { head: encode(&reply), body: bytes::Bytes::new() }
+            }
+        })
+    }
+
+    async fn answer(&self, request: ManagerRequest, body: bytes::Bytes) -> ManagerReply {
+        let not_leader =
+            || ManagerReply::NotLeader(self.leader.get().filter(|leader| Some(*leader) != self.node.get()));
+        let is_leader = self.role.get() == Role::Leader;
+        match request {
+            ManagerRequest::Raft { cluster, from } => {
+                if !self.is_ours(cluster) {
+                    return other_cluster(cluster);
+                }
+                self.push(Input::Message(from, body));
+                ManagerReply::Ok
+            }
+            ManagerRequest::Alive { cluster, .. } | ManagerRequest::Rejoin { cluster, .. }
+                if !self.is_ours(cluster) =>
+            {
+                other_cluster(cluster)
+            }
+            _ if !is_leader => not_leader(),
+            ManagerRequest::Alive { node, incarnation, .. } => {
+                self.hear(node, incarnation);
+                ManagerReply::Ok
+            }
+            ManagerRequest::Propose(proposal) => {
+                let (answer, pending) = completion();
+                {
+                    let mut proposals = self.proposals.borrow_mut();
+                    if proposals.len() >= PROPOSALS_MAX {
+                        return ManagerReply::NoQuorum;
+                    }
+                    let until = self.handle.now() + self.tunables.commit_wait;
+                    proposals.push_back(Asked { proposal, until, answer });
+                }
+                self.wake.notify_one();
+                pending.await.unwrap_or(ManagerReply::NoQuorum)
+            }
+            ManagerRequest::Rejoin { node, .. } => {
+                let (answer, pending) = completion();
+                if !self.push(Input::Rejoin(node, answer)) {
+                    return not_leader();
+                }
+                pending.await.unwrap_or(ManagerReply::NoQuorum)
+            }
+        }
+    }
+
+    fn is_ours(&self, cluster: Uuid) -> bool {
+        self.map().is_some_and(|map| map.cluster == cluster)
+    }
+
+    /// A sign of life counts only for the life that the map knows: an older process, or one not yet admitted, is not it.
+    pub fn hear(&self, node: NodeId, incarnation: Incarnation) {
+        let known = self.map().and_then(|map| map.nodes.get(&node).map(|node| node.incarnation));
+        if known == Some(incarnation) {
+            self.heard.borrow_mut().insert(node, self.handle.now());
+        }
+    }
+}
+
+fn other_cluster(cluster: Uuid) -> ManagerReply {
+    ManagerReply::Refused(format!("this node is not in cluster {cluster}"))
+}

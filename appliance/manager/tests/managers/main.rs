@@ -1,0 +1,8 @@
+//! Whole groups of managers over a network in memory, in virtual time.
+
+mod chaos;
+mod cluster;
+mod follow;
+mod forget;
+mod hostile;
+mod quorum;
