@@ -3,6 +3,7 @@
 //! [`Drive`] is the device: `uring` for files and block devices, `mem` for the simulator, `volatile` to make a
 //! missing flush show. [`FormattedDrive`] is a device that carries Weft's on-drive format (docs/on-drive-format.md).
 //! [`DriveServer`] answers `wire::drive` requests for one such drive, [`DriveService`] for all drives of a core.
+#![deny(unsafe_code)]
 
 pub mod device;
 pub mod format;
@@ -12,6 +13,8 @@ mod promise;
 mod ring;
 pub mod server;
 pub mod service;
+pub mod uring;
+pub mod volatile;
 mod zones;
 
 pub use device::{Drive, DriveError};

@@ -6,6 +6,7 @@ use crate::format::group::{self, ENTRIES_MAX, ENTRY_BYTES, Entry, GroupHeader, H
 use crate::format::whole_blocks;
 use bytes::Bytes;
 use std::rc::Rc;
+use weft_reactor::sync::Pending;
 use weft_reactor::{AlignedBuf, is_aligned};
 use weft_wire::BucketId;
 use weft_wire::limits::{BLOCK_BYTES, RECORD_BYTES_MAX};
@@ -102,7 +103,7 @@ impl Ring {
         let (position, header) = self.place(plan.total_bytes as u64, items.len())?;
         let entries = entries(items, &plan);
         let pieces = assemble(&group::encode(&header, &entries, self.superblock.identity(), position), items, &plan);
-        let result = outcome(self.drive.write_durable(position, pieces)).await;
+        let result = outcome(self.write_below(position, pieces)).await;
         let mut counters = self.counters.borrow_mut();
         let mut writer = self.writer.borrow_mut();
         if let Err(error) = result {
@@ -135,6 +136,17 @@ impl Ring {
             }
         }
         Ok(())
+    }
+
+    #[cfg(not(weft_mutant = "no_flush"))]
+    fn write_below(&self, position: u64, pieces: Vec<Bytes>) -> Pending<Result<(), DriveError>> {
+        self.drive.write_durable(position, pieces)
+    }
+
+    /// A build that must lose data when drives with volatile caches lose power.
+    #[cfg(weft_mutant = "no_flush")]
+    fn write_below(&self, position: u64, pieces: Vec<Bytes>) -> Pending<Result<(), DriveError>> {
+        self.drive.write(position, pieces)
     }
 
     /// Where a group of this size goes, in this segment or the next.
