@@ -1,8 +1,8 @@
 //! Measures calls over UDP on this host, next to the same traffic over raw UDP in the same run.
 //!
-//! `cargo run --profile dist -p weft-transport --example rpc_bench [seconds per row]`
+//! `cargo run --profile dist -p weft-transport --example rpc_bench [seconds per row] [busy|adaptive] [name of rows]`
 //!
-//! Two threads, one each side, both polling. CPU is that of the whole process per operation.
+//! Two threads, one each side. CPU is that of the whole process per operation; with `busy` it only shows the time.
 
 use bytes::Bytes;
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use weft_link::udp::UdpLink;
 use weft_link::{Datagram, Link};
-use weft_reactor::{Core, CoreOptions, Handle, Idle, Mailbox};
+use weft_reactor::{Core, CoreOptions, Handle, Idle, Mailbox, Poller};
 use weft_transport::rpc::{Network, Response, Rpc, RpcOptions, flatten, handler};
 use weft_wire::Service;
 
@@ -36,8 +36,8 @@ const ROWS: [Row; 7] = [
     Row { name: "1 MiB read, 8 at a time", there: 0, back: 1 << 20, depth: 8 },
 ];
 
-fn options(name: &str) -> CoreOptions {
-    CoreOptions { name: String::from(name), idle: Idle::Busy, seed: std::process::id().into(), pin: None }
+fn options(name: &str, idle: Idle) -> CoreOptions {
+    CoreOptions { name: String::from(name), idle, seed: std::process::id().into(), pin: None }
 }
 
 /// CPU time of this process.
@@ -49,10 +49,10 @@ fn cpu() -> Duration {
 }
 
 /// A server on its own thread; the head of a request says how much to send back.
-fn serve() -> (SocketAddr, Mailbox, std::thread::JoinHandle<()>) {
+fn serve(idle: Idle) -> (SocketAddr, Mailbox, std::thread::JoinHandle<()>) {
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let mut core = Core::new(options("bench-server")).expect("a core");
+        let mut core = Core::new(options("bench-server", idle)).expect("a core");
         let link = UdpLink::bind(([127, 0, 0, 1], 0).into()).expect("a socket");
         let rpc = Rpc::new(core.handle(), Box::new(link), RpcOptions::default());
         let data = Bytes::from(vec![7; 1 << 20]);
@@ -104,77 +104,119 @@ fn print(name: &str, what: &str, count: u64, bytes: usize, time: Duration, cpu: 
     );
 }
 
-/// The row's bytes over the bare link: `depth` messages there, as many back, and again.
-fn raw(row: &Row, time: Duration) -> u64 {
-    let bind = || UdpLink::bind(([127, 0, 0, 1], 0).into()).expect("a socket");
-    let (mut client, mut server) = (bind(), bind());
-    let (client_addr, server_addr) = (client.local_addr(), server.local_addr());
-    let (there, back) = (row.there.max(64), row.back.max(64));
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = stop.clone();
-    let thread = std::thread::spawn(move || {
-        let mut held = 0;
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            server.receive(&mut |received| held += received.data.len());
-            let messages = held / there;
-            if messages > 0 {
-                held -= messages * there;
-                send_raw(&mut server, client_addr, back, messages);
-            }
-        }
-    });
-    let until = Instant::now() + time;
-    let (mut done, mut held, mut heard) = (0, 0, Instant::now());
-    send_raw(&mut client, server_addr, there, row.depth);
-    while Instant::now() < until {
-        let arrived = client.receive(&mut |received| held += received.data.len());
-        let messages = held / back;
-        if messages > 0 {
-            held -= messages * back;
-            done += messages as u64;
-            send_raw(&mut client, server_addr, there, messages);
-        }
-        if arrived > 0 {
-            heard = Instant::now();
-        } else if heard.elapsed() > Duration::from_millis(20) {
-            // Something was dropped: begin anew.
-            heard = Instant::now();
-            send_raw(&mut client, server_addr, there, row.depth);
-        }
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    thread.join().expect("the raw server");
-    done
+/// One side of the row's traffic over the bare link: so many bytes for each so many that come.
+struct Raw {
+    link: UdpLink,
+    peer: SocketAddr,
+    /// Bytes of a message that comes, and of one that goes.
+    comes: usize,
+    goes: usize,
+    held: usize,
+    /// Messages that may be under way, if this side begins.
+    depth: usize,
+    heard: Instant,
+    messages: Rc<Cell<u64>>,
 }
 
-fn send_raw(link: &mut UdpLink, to: SocketAddr, bytes: usize, messages: usize) {
-    const SEGMENT: usize = 8952;
-    let data = vec![3; 7 * SEGMENT];
-    let mut left = bytes * messages;
-    while left > 0 {
-        let len = left.min(data.len());
-        let segment_size = SEGMENT.min(bytes).min(len);
-        let len = len.min(segment_size * link.segments_max());
-        let batch = [Datagram { to, ecn: 0, segments: &data[..len], segment_size }];
-        if link.send(&batch) == 1 {
-            left -= len;
+impl Raw {
+    fn send(&mut self, messages: usize) {
+        const SEGMENT: usize = 8952;
+        let data = vec![3; 7 * SEGMENT];
+        let mut left = self.goes * messages;
+        while left > 0 {
+            let segment_size = SEGMENT.min(self.goes);
+            let len = left.min(data.len()).min(segment_size * self.link.segments_max());
+            let batch = [Datagram { to: self.peer, ecn: 0, segments: &data[..len], segment_size }];
+            if self.link.send(&batch) == 1 {
+                left -= len;
+            }
         }
     }
+}
+
+impl Poller for Raw {
+    fn poll(&mut self, _now: weft_reactor::Instant) -> usize {
+        let held = &mut self.held;
+        let arrived = self.link.receive(&mut |received| *held += received.data.len());
+        let messages = self.held / self.comes;
+        self.held -= messages * self.comes;
+        self.messages.set(self.messages.get() + messages as u64);
+        if arrived > 0 {
+            self.heard = Instant::now();
+            self.send(messages);
+        } else if self.depth > 0 && self.heard.elapsed() > Duration::from_millis(50) {
+            // The beginning, or something was dropped: begin anew.
+            self.heard = Instant::now();
+            self.send(self.depth);
+        }
+        arrived
+    }
+
+    fn wait_fd(&self) -> Option<std::os::fd::RawFd> {
+        self.link.wait_fd()
+    }
+}
+
+fn raw(row: &Row, idle: Idle, time: Duration) -> u64 {
+    let bind = || UdpLink::bind(([127, 0, 0, 1], 0).into()).expect("a socket");
+    let (here, far) = (bind(), bind());
+    let (here_addr, far_addr) = (here.local_addr(), far.local_addr());
+    let (there, back) = (row.there.max(64), row.back.max(64));
+    let side = move |link, peer, comes, goes, depth, messages| Raw {
+        link,
+        peer,
+        comes,
+        goes,
+        held: 0,
+        depth,
+        heard: Instant::now() - Duration::from_secs(1),
+        messages,
+    };
+    let (send, receive) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let mut core = Core::new(options("raw-server", idle)).expect("a core");
+        let poller = side(far, here_addr, there, back, 0, Rc::default());
+        core.add_poller(Box::new(poller)).expect("a poller");
+        send.send(core.mailbox()).expect("a listener");
+        core.run().expect("a running core");
+    });
+    let mailbox = receive.recv().expect("a server");
+    let mut core = Core::new(options("raw-client", idle)).expect("a core");
+    let messages = Rc::new(Cell::new(0));
+    let poller = side(here, far_addr, back, there, row.depth, messages.clone());
+    core.add_poller(Box::new(poller)).expect("a poller");
+    let handle = core.handle();
+    let clock = handle.clone();
+    let end = async move {
+        clock.sleep(time).await;
+        clock.shutdown();
+    };
+    handle.spawn("end", end).detach();
+    core.run().expect("a running core");
+    mailbox.send(Box::new(|server| server.shutdown())).expect("the server");
+    thread.join().expect("the server");
+    messages.get()
 }
 
 fn main() {
+    let only = std::env::args().nth(3).unwrap_or_default();
     let seconds = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(2.0);
+    let idle = match std::env::args().nth(2).as_deref() {
+        Some("busy") => Idle::Busy,
+        _ => Idle::Adaptive { spin: Duration::from_micros(20) },
+    };
     let time = Duration::from_secs_f64(seconds);
-    let (server, mailbox, thread) = serve();
-    let mut core = Core::new(options("bench-client")).expect("a core");
+    let (server, mailbox, thread) = serve(idle);
+    let mut core = Core::new(options("bench-client", idle)).expect("a core");
     let link = UdpLink::bind(([127, 0, 0, 1], 0).into()).expect("a socket");
     let rpc = Rpc::new(core.handle(), Box::new(link), RpcOptions::default());
     core.add_poller(rpc.poller()).expect("a poller");
     let handle = core.handle();
     let network: Rc<dyn Network> = rpc.clone();
     let tasks = handle.clone();
+    let filter = only.clone();
     let client = async move {
-        for row in &ROWS {
+        for row in ROWS.iter().filter(|row| row.name.contains(&filter)) {
             let (began, before) = (Instant::now(), cpu());
             let count = measure(&network, &tasks, server, row, time).await;
             print(row.name, "rpc", count, row.there + row.back, began.elapsed(), cpu() - before);
@@ -186,9 +228,9 @@ fn main() {
     core.run().expect("a running core");
     thread.join().expect("the server");
     println!("{:?}", rpc.stats());
-    for row in &ROWS {
+    for row in ROWS.iter().filter(|row| row.name.contains(&only)) {
         let (began, before) = (Instant::now(), cpu());
-        let count = raw(row, time);
+        let count = raw(row, idle, time);
         print(row.name, "raw", count, row.there + row.back, began.elapsed(), cpu() - before);
     }
 }

@@ -5,7 +5,7 @@ use crate::options::PIECES_MAX;
 use crate::ranges::Ranges;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use weft_reactor::buf::AlignedBuf;
+use weft_reactor::{AlignedBuf, Pool};
 use weft_wire::limits::BLOCK_BYTES;
 
 /// A whole message.
@@ -17,10 +17,47 @@ pub struct Message {
     pub body: Bytes,
 }
 
-/// What all sessions together may still hold in incomplete messages.
+/// What all sessions together may still hold in incomplete messages, and the buffers that bodies come in.
 #[derive(Debug)]
 pub struct Budget {
     pub bytes_left: usize,
+    bodies: Bodies,
+}
+
+impl Budget {
+    pub fn new(bytes: usize) -> Self {
+        Self { bytes_left: bytes, bodies: Bodies::new() }
+    }
+}
+
+/// Buffers for bodies, kept for reuse: fresh memory of a megabyte costs more in page faults than all the rest of its way.
+#[derive(Debug)]
+struct Bodies {
+    /// By length, shortest first.
+    pools: Vec<(usize, Pool)>,
+}
+
+/// Lengths of pooled buffers. Bodies that would leave more than a quarter of one unused get memory of their own.
+const POOLED_BYTES: [usize; 11] =
+    [4096, 8192, 12_288, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288, 1 << 20, 2 << 20];
+/// Memory kept in unused buffers of one length.
+const POOLED_BYTES_MAX: usize = 4 << 20;
+const POOLED_BUFFERS_MAX: usize = 128;
+
+impl Bodies {
+    fn new() -> Self {
+        let pool = |bytes| (bytes, Pool::new(bytes, (POOLED_BYTES_MAX / bytes).min(POOLED_BUFFERS_MAX)));
+        Self { pools: POOLED_BYTES.into_iter().map(pool).collect() }
+    }
+
+    /// A buffer with unspecified content.
+    fn take(&self, len: usize) -> AlignedBuf {
+        let at = self.pools.partition_point(|(bytes, _)| *bytes < len);
+        match self.pools.get(at) {
+            Some((bytes, pool)) if len > bytes / 4 * 3 => pool.take(len),
+            _ => AlignedBuf::with_len(len),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -48,8 +85,9 @@ enum Buffer {
 }
 
 impl Buffer {
-    fn with_len(len: usize) -> Self {
-        if len >= BLOCK_BYTES { Self::Aligned(AlignedBuf::with_len(len)) } else { Self::Small(vec![0; len]) }
+    /// Its content is unspecified: a message is complete only when all of it was written.
+    fn with_len(len: usize, bodies: &Bodies) -> Self {
+        if len >= BLOCK_BYTES { Self::Aligned(bodies.take(len)) } else { Self::Small(vec![0; len]) }
     }
 
     fn as_mut_slice(&mut self) -> &mut [u8] {
@@ -83,7 +121,7 @@ impl Assembly {
             // The whole message: no need to wait, and an earlier part of it is no longer needed.
             self.remove(fragment.number, budget);
             let (head, body) = data.split_at(head_len);
-            let mut buffer = Buffer::with_len(body_len);
+            let mut buffer = Buffer::with_len(body_len, &budget.bodies);
             buffer.as_mut_slice().copy_from_slice(body);
             return Piece::Completed(Message {
                 meta: fragment.meta,
@@ -103,7 +141,7 @@ impl Assembly {
             let partial = Partial {
                 meta: fragment.meta,
                 head: vec![0; head_len],
-                body: Buffer::with_len(body_len),
+                body: Buffer::with_len(body_len, &budget.bodies),
                 received: Ranges::default(),
             };
             self.partial.insert(fragment.number, partial);

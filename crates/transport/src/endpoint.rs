@@ -121,7 +121,7 @@ impl Endpoint {
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             control: VecDeque::new(),
-            budget: Budget { bytes_left: options.assembly_bytes_max },
+            budget: Budget::new(options.assembly_bytes_max),
             events: VecDeque::new(),
             resets: (Instant::ZERO, 0),
             sessions_made: 0,

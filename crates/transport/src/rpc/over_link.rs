@@ -21,8 +21,10 @@ use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::map::Map;
 use weft_wire::{CoreId, Service};
 
-/// Bytes that one flush hands to the link.
-const FLUSH_BYTES_MAX: usize = 512 << 10;
+/// Bytes that are built before the link gets them: few enough to stay in the cache.
+const BUILT_BYTES_MAX: usize = 128 << 10;
+/// Batches that one flush hands to the link.
+const FLUSH_BATCHES_MAX: usize = 64;
 /// How soon to try again when the link was full.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// How often calls are looked through for those whose caller went away, and how many at a time.
@@ -384,14 +386,23 @@ impl Inner {
     /// Sends what there is to send. Returns how many batches went out.
     fn flush(&mut self, now: Instant) -> usize {
         let Self { link, endpoint, outgoing, .. } = self;
-        if outgoing.is_empty() {
-            while outgoing.buffer.len() < FLUSH_BYTES_MAX
-                && let Some(transmit) = endpoint.poll_transmit(now, &mut outgoing.buffer)
-            {
-                outgoing.batches.push(transmit);
+        let mut sent = 0;
+        while sent < FLUSH_BATCHES_MAX {
+            if outgoing.is_empty() {
+                while outgoing.buffer.len() < BUILT_BYTES_MAX
+                    && let Some(transmit) = endpoint.poll_transmit(now, &mut outgoing.buffer)
+                {
+                    outgoing.batches.push(transmit);
+                }
+            }
+            let offered = outgoing.batches.len() - outgoing.taken;
+            let taken = outgoing.send(link.as_mut());
+            sent += taken;
+            if taken == 0 || taken < offered {
+                break;
             }
         }
-        outgoing.send(link.as_mut())
+        sent
     }
 }
 
