@@ -8,8 +8,8 @@ use weft_wire::manager::Proposal;
 use weft_wire::map::{Bucket, Change, Client, Delta, Filesystem, FilesystemState, Map, Node, State};
 use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, InodeId, MapVersion, NodeId, encode};
 
-/// Serial of every filesystem's root directory. Buckets hand out serials above it.
-pub const ROOT_SERIAL: u64 = 1;
+/// Serial of every filesystem's root directory: the last one, which no bucket comes to hand out.
+pub const ROOT_SERIAL: u64 = (1 << InodeId::SERIAL_BITS) - 1;
 
 /// What the caller learns once the change is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
