@@ -17,13 +17,14 @@ const SHARD_BYTES_CACHE: usize = 4 << 10;
 const SHARD_BYTES_MEMORY: usize = 64 << 10;
 /// Much more than any cache holds.
 const MEMORY_BYTES: usize = 512 << 20;
+const PAGE_BYTES: usize = 4096;
 const TURNS: usize = 15;
 /// How long a turn in cache takes; in memory it takes [`TURN_BYTES_MEMORY`] instead.
 const TURN_CACHE: Duration = Duration::from_micros(500);
 const TURN_BYTES_MEMORY: usize = 48 << 20;
 
-struct Bench {
-    memory: Vec<u8>,
+struct Bench<'a> {
+    memory: &'a mut [u8],
     cursor: usize,
     isal: Option<Isal>,
     quick: bool,
@@ -38,8 +39,11 @@ fn main() {
     let found = Isal::find();
     let version = found.as_ref().map_or("none found by pkg-config".to_owned(), |(_, version)| version.clone());
     println!("Kernel: {}. ISA-L: {version}.\n", Kernel::best());
+    // Shards in Weft lie on page boundaries.
+    let mut memory: Vec<u8> = (0..MEMORY_BYTES + PAGE_BYTES).map(|byte| ((byte / 7) ^ byte) as u8).collect();
+    let aligned = memory.as_ptr().align_offset(PAGE_BYTES);
     let mut bench = Bench {
-        memory: (0..MEMORY_BYTES).map(|byte| ((byte / 7) ^ byte) as u8).collect(),
+        memory: &mut memory[aligned..][..MEMORY_BYTES],
         cursor: 0,
         isal: found.map(|(isal, _)| isal),
         quick: has("--quick"),
@@ -54,7 +58,7 @@ fn main() {
     }
 }
 
-impl Bench {
+impl Bench<'_> {
     fn works(&self, direction: Direction) -> Vec<Work> {
         let schemes = [2, 4].into_iter().flat_map(|parity| (3..=16).map(move |data| (data, parity)));
         let chosen = schemes.filter(|scheme| !self.quick || [(4, 2), (8, 2), (8, 4), (16, 4)].contains(scheme));
@@ -89,32 +93,24 @@ impl Bench {
         let kib = SHARD_BYTES_MEMORY >> 10;
         println!("### {}, from memory, shards of {kib} KiB: GB/s read and written\n", name(direction));
         println!(
-            "| scheme | Weft | ISA-L | rusty_erasure | reed-solomon-simd | memcpy | Weft / memcpy | Weft / best other |"
+            "| scheme | Weft | ISA-L | rusty_erasure | reed-solomon-simd | Weft / best other | memcpy | Weft / memcpy |"
         );
-        println!(
-            "|--------|-----:|------:|--------------:|------------------:|-------:|--------------:|------------------:|"
-        );
+        println!("|--------|{}", "-----:|".repeat(7));
         for work in self.works(direction) {
             let mut arms = self.arms(work, SHARD_BYTES_MEMORY);
-            // memcpy takes its turns among the others: a stripe's outputs from its sources would be too few bytes.
-            arms.push(Some(Box::new(|_, _| ())));
-            let last = arms.len() - 1;
-            let mut index = 0;
+            let mut memcpy: Speed = 0.0;
             let speeds = take_turns(&mut arms, |arm| {
-                let memcpy = index % (last + 1) == last;
-                index += 1;
-                if memcpy { self.turn_memcpy() } else { self.turn_in_memory(work, arm) }
+                memcpy = memcpy.max(self.turn_memcpy());
+                self.turn_in_memory(work, arm)
             });
-            let (memcpy, contenders) = speeds.split_last().expect("memcpy is the last");
-            let memcpy = memcpy.expect("memcpy ran");
-            let weft = contenders[0].expect("ours ran");
+            let weft = speeds[0].expect("ours ran");
             println!(
-                "| {}+{} |{} {memcpy:.1} | {:.2} | {:.2} |",
+                "| {}+{} |{} {:.2} | {memcpy:.1} | {:.2} |",
                 work.data,
                 work.parity,
-                cells(contenders),
-                weft / memcpy,
-                ahead(contenders)
+                cells(&speeds),
+                ahead(&speeds),
+                weft / memcpy
             );
         }
         println!();
@@ -145,8 +141,8 @@ impl Bench {
             self.cursor = 0;
         }
         let start = self.cursor;
-        self.cursor += bytes;
-        &mut self.memory[start..self.cursor]
+        self.cursor = (start + bytes).next_multiple_of(PAGE_BYTES);
+        &mut self.memory[start..start + bytes]
     }
 
     fn kernels(&mut self) {
