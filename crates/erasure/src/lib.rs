@@ -4,7 +4,7 @@
 //! a fixed matrix over GF(2^8) that is part of the on-drive format ([`matrix`], `docs/design/erasure.md`).
 //!
 //! Shards are numbered as in a stripe: 0..D are data, D..D+P are parity. All shards of a call have the same length,
-//! any length; lengths that are multiples of 64 bytes never leave the fast path, alignment does not matter.
+//! any length; lengths that are multiples of 128 bytes never leave the fast path, alignment does not matter.
 
 #![deny(unsafe_code)]
 

@@ -54,14 +54,24 @@ unsafe fn shards<const OUTPUTS: usize, const NORMAL: bool>(
     let mut at = 0;
     while at + VECTORS * VECTOR <= len {
         let mut sums = [[_mm256_setzero_si256(); VECTORS]; OUTPUTS];
-        for (index, (source, tables)) in sources.iter().zip(tables).enumerate() {
+        let mut terms = sources.iter().zip(tables);
+        if NORMAL && let Some((first, _)) = terms.next() {
+            for vector in 0..VECTORS {
+                // SAFETY: all slices reach to at + VECTORS * VECTOR at least.
+                let value = unsafe { _mm256_loadu_si256(first.as_ptr().add(at + vector * VECTOR).cast()) };
+                for sums in &mut sums {
+                    sums[vector] = value;
+                }
+            }
+        }
+        for (source, tables) in terms {
             let mut values = [_mm256_setzero_si256(); VECTORS];
             for (vector, value) in values.iter_mut().enumerate() {
-                // SAFETY: all slices reach to at + VECTORS * VECTOR at least.
+                // SAFETY: as above.
                 *value = unsafe { _mm256_loadu_si256(source.as_ptr().add(at + vector * VECTOR).cast()) };
             }
             for output in 0..OUTPUTS {
-                let plain = NORMAL && (output == 0 || index == 0);
+                let plain = NORMAL && output == 0;
                 let (low, high) = (table(&tables[output].low), table(&tables[output].high));
                 for vector in 0..VECTORS {
                     let term = if plain {

@@ -9,7 +9,7 @@ use core::arch::x86_64::{
 
 const VECTOR: usize = 32;
 
-/// Computes the first bytes of each output, and says how many: all but the last `len` % 64 at most.
+/// Computes the first bytes of each output, and says how many: all but the last `len` % 128 at most.
 ///
 /// # Safety
 /// All slices are `len` bytes long.
@@ -18,26 +18,23 @@ pub(crate) unsafe fn run(normal: bool, tables: &[u64], sources: &[&[u8]], out: &
     // SAFETY: the caller's promise. The number of vectors per pass is what the 16 registers hold beside the products.
     unsafe {
         match (out.len(), normal) {
-            (1, true) => shards::<1, true>(tables, sources, out, len),
-            (1, false) => shards::<1, false>(tables, sources, out, len),
-            (2, true) => shards::<2, true>(tables, sources, out, len),
-            (2, false) => shards::<2, false>(tables, sources, out, len),
-            (3, true) => shards::<3, true>(tables, sources, out, len),
-            (3, false) => shards::<3, false>(tables, sources, out, len),
-            (4, true) => shards::<4, true>(tables, sources, out, len),
-            (4, false) => shards::<4, false>(tables, sources, out, len),
+            (1, true) => shards::<1, 4, true>(tables, sources, out, len),
+            (1, false) => shards::<1, 4, false>(tables, sources, out, len),
+            (2, true) => shards::<2, 4, true>(tables, sources, out, len),
+            (2, false) => shards::<2, 4, false>(tables, sources, out, len),
+            (3, true) => shards::<3, 2, true>(tables, sources, out, len),
+            (3, false) => shards::<3, 2, false>(tables, sources, out, len),
+            (4, true) => shards::<4, 2, true>(tables, sources, out, len),
+            (4, false) => shards::<4, 2, false>(tables, sources, out, len),
             _ => 0,
         }
     }
 }
 
-/// Vectors of each shard per pass: what the 16 registers hold as sums of four outputs, beside the products.
-const VECTORS: usize = 2;
-
 /// # Safety
 /// All slices are `len` bytes long; there are `OUTPUTS` outputs.
 #[target_feature(enable = "avx2,gfni")]
-unsafe fn shards<const OUTPUTS: usize, const NORMAL: bool>(
+unsafe fn shards<const OUTPUTS: usize, const VECTORS: usize, const NORMAL: bool>(
     tables: &[u64],
     sources: &[&[u8]],
     out: &mut [&mut [u8]],
@@ -47,13 +44,22 @@ unsafe fn shards<const OUTPUTS: usize, const NORMAL: bool>(
     let mut at = 0;
     while at + VECTORS * VECTOR <= len {
         let mut sums = [[_mm256_setzero_si256(); VECTORS]; OUTPUTS];
-        for (index, (source, tables)) in sources.iter().zip(tables).enumerate() {
+        let mut terms = sources.iter().zip(tables);
+        if NORMAL && let Some((first, _)) = terms.next() {
             for vector in 0..VECTORS {
                 // SAFETY: all slices reach to at + VECTORS * VECTOR at least.
+                let value = unsafe { _mm256_loadu_si256(first.as_ptr().add(at + vector * VECTOR).cast()) };
+                for sums in &mut sums {
+                    sums[vector] = value;
+                }
+            }
+        }
+        for (source, tables) in terms {
+            for vector in 0..VECTORS {
+                // SAFETY: as above.
                 let value = unsafe { _mm256_loadu_si256(source.as_ptr().add(at + vector * VECTOR).cast()) };
                 for output in 0..OUTPUTS {
-                    let plain = NORMAL && (output == 0 || index == 0);
-                    let term = if plain { value } else { multiply(value, tables[output]) };
+                    let term = if NORMAL && output == 0 { value } else { multiply(value, tables[output]) };
                     sums[output][vector] = _mm256_xor_si256(sums[output][vector], term);
                 }
             }
