@@ -8,7 +8,7 @@ use crate::wait;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// An orderly stop writes a checkpoint.
@@ -118,8 +118,9 @@ impl Cluster {
             node.terminate()?;
         }
         let mut killed = Vec::new();
+        let started = Instant::now();
         for node in &mut self.nodes {
-            if node.wait_stopped(STOP_DEADLINE).is_err() {
+            if node.wait_stopped(STOP_DEADLINE.saturating_sub(started.elapsed())).is_err() {
                 node.kill()?;
                 killed.push(node.number);
             }

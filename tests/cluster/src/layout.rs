@@ -139,6 +139,20 @@ mod tests {
     }
 
     #[test]
+    fn weftd_takes_the_configuration() {
+        use weftd::config::{Config, Exposure};
+        let layout = Layout::new("test", 6, "4+2", 1 << 28).unwrap();
+        let state = Path::new("/var/lib/a \"quoted\" place");
+        let config = Config::parse(&layout.config(state, 3), Path::new("weftd.toml"), Exposure::Loopback).unwrap();
+        assert_eq!(config.name, "node3");
+        assert_eq!(config.cores.first().map(|core| core.listen), Some(layout.data_address(3)));
+        assert_eq!(config.control_listen, layout.control_address(3));
+        assert_eq!(config.control_socket(), layout.node_directory(state, 3).join("control.sock"));
+        let drive = layout.node_directory(state, 3).join("node3.drive");
+        assert_eq!(config.drives.first().map(|drive| drive.path.clone()), Some(drive));
+    }
+
+    #[test]
     fn sees_a_busy_port() {
         let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
