@@ -154,12 +154,27 @@ impl Stage {
         }
         let mut command = tree::cargo();
         command.current_dir(root).args(self.arguments());
+        let documentation = tree::target()?.join("doc-tests.txt");
+        if self == Stage::Doc {
+            // A block of lines for each crate, most without an example: shown only when something failed.
+            let create = std::fs::File::create(&documentation);
+            command.stdout(create.with_context(|| format!("can't write {}", documentation.display()))?);
+        }
         let outcome = stage::run(command, self.time_box())?;
         let count = match self {
             Stage::Unit | Stage::House | Stage::Cluster => match std::fs::read_to_string(&junit) {
                 Ok(report) => junit_count(&report).with_context(|| format!("can't read {}", junit.display()))?,
                 Err(_) => Count::default(),
             },
+            Stage::Doc => {
+                let output = std::fs::read_to_string(&documentation);
+                let output = output.with_context(|| format!("can't read {}", documentation.display()))?;
+                let count = doc_count(&output);
+                if count.failed > 0 {
+                    print!("{output}");
+                }
+                count
+            }
             _ => Count::default(),
         };
         let verdict = match outcome.ended {
@@ -241,9 +256,30 @@ fn junit_count(report: &str) -> Result<Count> {
     Ok(Count { passed, failed })
 }
 
+/// The sum of all lines like `test result: ok. 2 passed; 0 failed; ...`.
+fn doc_count(output: &str) -> Count {
+    let mut count = Count::default();
+    for result in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+        let number = |word: &str| -> u64 {
+            let before = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
+            before.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        count.passed += number("passed");
+        count.failed += number("failed");
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_up_examples_of_all_crates() {
+        let output = "running 3 tests\n\ntest result: ok. 3 passed; 0 failed; 1 ignored; finished in 0.00s\n\
+            test result: FAILED. 1 passed; 2 failed; 0 ignored; finished in 0.00s\n";
+        assert_eq!(doc_count(output), Count { passed: 4, failed: 2 });
+    }
 
     #[test]
     fn reads_the_totals_of_a_report() {

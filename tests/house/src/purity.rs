@@ -29,7 +29,7 @@ const FORBIDDEN: [&str; 25] = [
     "std::thread",
     "std::process",
     "std::env::",
-    "std::os::fd",
+    "FromRawFd",
     "std::os::unix",
     "std::io::stdin",
     "UdpSocket",
