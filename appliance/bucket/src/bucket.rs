@@ -301,6 +301,14 @@ impl Bucket {
     /// Appends one record with everything in the batch and applies it to memory, all or nothing. Callers hold the locks
     /// that make the batch right; extents are locked here. The answer's sequence is to be [`Bucket::settled`] before anyone hears.
     pub async fn commit(&self, batch: Batch) -> Result<Seq, BucketError> {
+        let done = self.commit_admitted(&batch).await;
+        if done.is_err() {
+            self.abandon_placed(&batch);
+        }
+        done
+    }
+
+    async fn commit_admitted(&self, batch: &Batch) -> Result<Seq, BucketError> {
         let journalled: u64 = batch
             .data
             .iter()
@@ -320,8 +328,17 @@ impl Bucket {
         self.commit_unadmitted(batch, &[]).await
     }
 
+    /// Stripes that were staged for a batch which was not taken are nobody's.
+    fn abandon_placed(&self, batch: &Batch) {
+        for change in &batch.data {
+            if let DataChange::Place { staged, .. } = change {
+                self.0.stripes.abandon(staged);
+            }
+        }
+    }
+
     /// A commit that makes room instead of taking it.
-    pub(crate) async fn commit_unadmitted(&self, batch: Batch, sets: &[ZoneSetChange]) -> Result<Seq, BucketError> {
+    pub(crate) async fn commit_unadmitted(&self, batch: &Batch, sets: &[ZoneSetChange]) -> Result<Seq, BucketError> {
         let mut touched: BTreeMap<Slab, u64> = BTreeMap::new();
         for change in &batch.data {
             let (object, range) = change.target();

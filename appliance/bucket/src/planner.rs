@@ -101,7 +101,7 @@ impl Bucket {
         let sets = self.0.stripes.zones.borrow_mut().take_freeable();
         for (at, id) in sets.iter().enumerate() {
             let Some(set) = self.0.stripes.zones.borrow().set(*id).cloned() else { continue };
-            let freed = match self.commit_unadmitted(Batch::new(), &[ZoneSetChange::Free(*id)]).await {
+            let freed = match self.commit_unadmitted(&Batch::new(), &[ZoneSetChange::Free(*id)]).await {
                 Ok(seq) => self.settled(seq).await,
                 Err(error) => Err(error),
             };

@@ -1,1 +1,195 @@
+//! POSIX on top of a bucket: inodes, names, data, and who may see what when.
+//!
+//! A request is one function: lock the keys that it depends on, look, build a batch with the effects and the result,
+//! commit, wait until it stands on P+1, answer. Reads wait until everything they may have seen stands there.
+#![forbid(unsafe_code)]
 
+mod attr;
+mod create;
+mod cut;
+mod data;
+mod dentries;
+mod errno;
+mod inode;
+mod opens;
+mod remove;
+mod rename;
+mod results;
+mod xattr;
+
+use bytes::Bytes;
+use opens::Opens;
+use results::{Results, Ticket};
+use std::cell::RefCell;
+use std::rc::Rc;
+use weft_bucket::{Batch, Bucket};
+use weft_transport::rpc::Network;
+use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
+use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest, Space};
+use weft_wire::map::Map;
+use weft_wire::{FsId, InodeId};
+
+/// What a namespace needs beside its bucket.
+#[derive(Clone)]
+pub struct Context {
+    /// The newest map.
+    pub map: Rc<dyn Fn() -> Option<Rc<Map>>>,
+    /// To the leaders of other buckets.
+    pub network: Rc<dyn Network>,
+}
+
+/// Serves the filesystem requests of one led bucket.
+pub struct Namespace {
+    bucket: Bucket,
+    context: Context,
+    results: Results,
+    opens: RefCell<Opens>,
+}
+
+/// What an operation works with.
+struct Call {
+    fs: FsId,
+    client: weft_wire::ClientId,
+    ticket: Option<Ticket>,
+    now_ns: i64,
+}
+
+/// An operation's outcome: a reply that may be answered once everything before stands on P+1.
+type Outcome = Result<(FsReply, Bytes), FsError>;
+
+impl Namespace {
+    /// Takes over what the former leader left: orphans, pending cuts.
+    pub fn open(bucket: Bucket, context: Context) -> Rc<Self> {
+        let namespace =
+            Rc::new(Self { bucket, context, results: Results::default(), opens: RefCell::new(Opens::default()) });
+        cut::resume(&namespace);
+        namespace
+    }
+
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// Serves one request. The caller has checked that bucket and epoch are right and the client is known.
+    pub async fn handle(self: &Rc<Self>, request: FsRequest, body: Bytes) -> (FsReply, Bytes) {
+        match self.serve(request, body).await {
+            Ok(answer) => answer,
+            Err(error) => (FsReply::Error(error), Bytes::new()),
+        }
+    }
+
+    /// Parts of transactions that other buckets decide.
+    pub async fn participant(self: &Rc<Self>, _request: ParticipantRequest, _body: Bytes) -> (ParticipantReply, Bytes) {
+        (ParticipantReply::Refused(errno::EOPNOTSUPP), Bytes::new())
+    }
+
+    async fn serve(self: &Rc<Self>, request: FsRequest, body: Bytes) -> Outcome {
+        let ticket = Ticket::new(request.client, request.sequence, request.unanswered)?;
+        // A copy of the request waits here until the first has run.
+        let _once = match &ticket {
+            Some(ticket) => {
+                let guard = self.bucket.lock([inode::result_key(ticket.client, ticket.sequence)]).await;
+                if let Some(reply) = self.results.find(&self.bucket, ticket).await? {
+                    self.bucket.readable().await.map_err(errno::of_bucket)?;
+                    return Ok((reply, Bytes::new()));
+                }
+                Some(guard)
+            }
+            None => None,
+        };
+        let now_ns = self.bucket.handle().wall_ns();
+        let call = Call { fs: request.fs, client: request.client, ticket, now_ns };
+        let outcome = self.dispatch(&call, request.op, body).await;
+        // Nothing that was seen may still vanish, also not what an error is about.
+        if !matches!(outcome, Err(FsError::NotReady(_))) {
+            self.bucket.readable().await.map_err(errno::of_bucket)?;
+        }
+        outcome
+    }
+
+    async fn dispatch(self: &Rc<Self>, call: &Call, op: FsOp, body: Bytes) -> Outcome {
+        match op {
+            FsOp::Lookup { dir, name } => self.lookup(call, dir, &name).await,
+            FsOp::Create { dir, name, node, exclusive, open } => {
+                self.create(call, dir, name, node, exclusive, open).await
+            }
+            FsOp::Link { inode, dir, name } => self.link(call, inode, dir, name).await,
+            FsOp::Remove { dir, name, directory } => self.remove(call, dir, &name, directory).await,
+            FsOp::Rename { dir, name, new_dir, new_name, mode } => {
+                self.rename(call, (dir, name), (new_dir, new_name), mode).await
+            }
+            FsOp::ReadDir { dir, cookie, entries_max, attrs } => {
+                self.read_dir(call, dir, cookie, entries_max, attrs).await
+            }
+            FsOp::GetAttr { inode } => self.get_attr(call, inode).await,
+            FsOp::SetAttr { inode, set } => self.set_attr(call, inode, set).await,
+            FsOp::ReadLink { inode } => self.read_link(call, inode).await,
+            FsOp::CreateUnnamed { dir, node } => self.create_unnamed(call, dir, node).await,
+            FsOp::Open { inode, truncate, kill_setid } => self.open_inode(call, inode, truncate, kill_setid).await,
+            FsOp::Release { inode } => self.release(call, inode).await,
+            FsOp::GetXattr { inode, name } => self.get_xattr(call, inode, &name).await,
+            FsOp::SetXattr { inode, name, value, mode } => self.set_xattr(call, inode, &name, value, mode).await,
+            FsOp::ListXattr { inode } => self.list_xattr(call, inode).await,
+            FsOp::RemoveXattr { inode, name } => self.remove_xattr(call, inode, &name).await,
+            FsOp::Read { inode, offset, len_bytes } => self.read(call, inode, offset, len_bytes).await,
+            FsOp::Write { inode, offset, cut_generation, kill_setid } => {
+                self.write(call, inode, offset, cut_generation, kill_setid, body).await
+            }
+            FsOp::Append { inode, kill_setid } => self.append(call, inode, kill_setid, body).await,
+            FsOp::Publish { inode, end, kill_setid } => self.publish(call, inode, end, kill_setid).await,
+            FsOp::Fallocate { inode, offset, len_bytes, mode, cut_generation } => {
+                self.fallocate(call, inode, offset, len_bytes, mode, cut_generation).await
+            }
+            FsOp::Seek { inode, offset, end, target } => self.seek(call, inode, offset, end, target).await,
+            FsOp::CountBlocks { inode } => {
+                let blocks = self.bucket.count_blocks(inode::object(call.fs, inode)).await;
+                Ok((FsReply::Blocks(blocks.map_err(errno::of_bucket)?), Bytes::new()))
+            }
+            FsOp::Cut { inode, cut_generation, size_bytes } => {
+                self.cut_here(call, inode, cut_generation, size_bytes).await
+            }
+            FsOp::StatFs => self.stat_fs(),
+            FsOp::MakeRoot { root } => self.make_root(call, root).await,
+            FsOp::Renew => Ok((FsReply::Done, Bytes::new())),
+            FsOp::SetLock { .. }
+            | FsOp::TestLock { .. }
+            | FsOp::CancelLock { .. }
+            | FsOp::ReleaseLocks { .. }
+            | FsOp::Extend { .. } => Err(errno::EOPNOTSUPP),
+        }
+    }
+
+    fn map(&self) -> Result<Rc<Map>, FsError> {
+        (self.context.map)().ok_or_else(|| FsError::NotReady("the node has no map".into()))
+    }
+
+    /// Commits the effects together with the result, and waits until they stand on P+1.
+    async fn commit(&self, call: &Call, mut batch: Batch, reply: FsReply) -> Outcome {
+        if let Some(ticket) = &call.ticket {
+            self.results.record(&mut batch, ticket, &reply);
+        }
+        let committed = self.bucket.commit(batch).await;
+        if committed.is_err()
+            && let Some(ticket) = &call.ticket
+        {
+            self.results.forget(ticket);
+        }
+        committed.map_err(errno::of_bucket)?;
+        Ok((reply, Bytes::new()))
+    }
+
+    fn stat_fs(&self) -> Outcome {
+        let space = self.bucket.space();
+        let free = space.blocks.saturating_sub(space.used);
+        let space = Space { blocks: space.blocks, blocks_free: free, blocks_available: free, files: 0 };
+        Ok((FsReply::Space(space), Bytes::new()))
+    }
+
+    async fn inode(&self, call: &Call, inode: InodeId) -> Result<inode::Inode, FsError> {
+        inode::load(&self.bucket, call.fs, inode).await
+    }
+
+    async fn lock_inodes(&self, call: &Call, inodes: impl IntoIterator<Item = InodeId>) -> weft_bucket::LockGuard {
+        self.bucket.lock(inodes.into_iter().map(|inode| inode::inode_key(call.fs, inode))).await
+    }
+}

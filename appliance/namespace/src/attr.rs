@@ -1,0 +1,174 @@
+//! Attributes: what stat shows and chmod, chown, truncate, utimens change.
+//!
+//! Access times are not kept up by reads: atime changes at creation and by utimens alone (as with `noatime`). All other
+//! times are the leader's clock.
+
+use crate::inode::{INLINE_BYTES_MAX, Inode, inode_key, object, orphan_key};
+use crate::{Call, Namespace, Outcome, cut, errno};
+use bytes::Bytes;
+use std::rc::Rc;
+use weft_bucket::Batch;
+use weft_wire::InodeId;
+use weft_wire::fs::{FileKind, FsError, FsReply, SetAttr, SetTime};
+use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BLOCKS, SLAB_BYTES};
+
+impl Namespace {
+    pub(crate) async fn get_attr(&self, call: &Call, number: InodeId) -> Outcome {
+        let inode = self.settled_inode(call, number).await?;
+        Ok((FsReply::Attr(inode.attr(number)), Bytes::new()))
+    }
+
+    /// The inode when no cut of it is under way: a client must not learn of a cut that isn't everywhere yet.
+    pub(crate) async fn settled_inode(&self, call: &Call, number: InodeId) -> Result<Inode, FsError> {
+        let inode = self.inode(call, number).await?;
+        if !inode.cutting {
+            return Ok(inode);
+        }
+        // Whoever cuts holds the lock until it is done.
+        let _guard = self.lock_inodes(call, [number]).await;
+        let inode = self.inode(call, number).await?;
+        if inode.cutting {
+            return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
+        }
+        Ok(inode)
+    }
+
+    pub(crate) async fn read_link(&self, call: &Call, number: InodeId) -> Outcome {
+        let inode = self.inode(call, number).await?;
+        if inode.kind != FileKind::Symlink {
+            return Err(errno::EINVAL);
+        }
+        Ok((FsReply::Bytes(inode.inline.to_vec()), Bytes::new()))
+    }
+
+    pub(crate) async fn set_attr(self: &Rc<Self>, call: &Call, number: InodeId, set: SetAttr) -> Outcome {
+        let _guard = self.lock_inodes(call, [number]).await;
+        let mut inode = self.inode(call, number).await?;
+        if inode.cutting {
+            return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
+        }
+        if let Some(mode) = set.mode {
+            inode.mode = mode & 0o7777;
+        }
+        if let Some(uid) = set.uid {
+            inode.uid = uid;
+        }
+        if let Some(gid) = set.gid {
+            inode.gid = gid;
+        }
+        if set.kill_setid && inode.kind == FileKind::File {
+            inode.kill_setid();
+        }
+        inode.ctime_ns = call.now_ns;
+        let mut batch = Batch::new();
+        let mut cuts_elsewhere = false;
+        if let Some(size) = set.size_bytes {
+            if inode.kind == FileKind::Directory {
+                return Err(errno::EISDIR);
+            }
+            if inode.kind != FileKind::File {
+                return Err(errno::EINVAL);
+            }
+            if size > FILE_BYTES_MAX {
+                return Err(errno::EFBIG);
+            }
+            inode.mtime_ns = call.now_ns;
+            cuts_elsewhere = self.resize(call, number, &mut inode, size, &mut batch).await?;
+        }
+        let time = |time: SetTime| match time {
+            SetTime::Now => call.now_ns,
+            SetTime::At(at) => at,
+        };
+        if let Some(atime) = set.atime {
+            inode.atime_ns = time(atime);
+        }
+        if let Some(mtime) = set.mtime {
+            inode.mtime_ns = time(mtime);
+        }
+        if !cuts_elsewhere {
+            batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+            return self.commit(call, batch, FsReply::Attr(inode.attr(number))).await;
+        }
+        // The cut is journalled first, then made everywhere, then answered.
+        inode.cutting = true;
+        batch.put(orphan_key(call.fs, number), Bytes::new());
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        let seq = self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+        self.bucket.settled(seq).await.map_err(errno::of_bucket)?;
+        cut::everywhere(self, call.fs, number, inode.cut_generation, inode.size).await?;
+        inode.cutting = false;
+        let mut batch = Batch::new();
+        if inode.links > 0 {
+            batch.delete(orphan_key(call.fs, number));
+        }
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        self.commit(call, batch, FsReply::Attr(inode.attr(number))).await
+    }
+
+    /// Sets the size. What lies beyond is gone, and what a later extension uncovers is zeros. True: other buckets must
+    /// cut too.
+    async fn resize(
+        &self,
+        call: &Call,
+        number: InodeId,
+        inode: &mut Inode,
+        size: u64,
+        batch: &mut Batch,
+    ) -> Result<bool, FsError> {
+        let old = inode.size;
+        inode.size = size;
+        if size >= old {
+            if !inode.inline.is_empty() && size as usize > INLINE_BYTES_MAX {
+                self.spill(call, number, inode, batch);
+            }
+            return Ok(false);
+        }
+        inode.cut_generation += 1;
+        if !inode.inline.is_empty() {
+            inode.inline = inode.inline.slice(..inode.inline.len().min(size as usize));
+            return Ok(false);
+        }
+        let blocks = size.div_ceil(BLOCK_BYTES as u64);
+        if blocks < SLAB_BLOCKS {
+            batch.punch(object(call.fs, number), blocks..SLAB_BLOCKS);
+            inode.blocks = inode.blocks.min(blocks);
+        }
+        if size < SLAB_BYTES {
+            self.zero_tail(call, number, size, batch).await?;
+        }
+        Ok(old > SLAB_BYTES)
+    }
+
+    /// The rest of the block in which the file ends must read as zeros when the file grows again.
+    pub(crate) async fn zero_tail(
+        &self,
+        call: &Call,
+        number: InodeId,
+        size: u64,
+        batch: &mut Batch,
+    ) -> Result<(), FsError> {
+        let within = (size % BLOCK_BYTES as u64) as usize;
+        if within == 0 {
+            return Ok(());
+        }
+        let block = size / BLOCK_BYTES as u64;
+        if let Some(old) = self.read_block(call, number, block).await? {
+            let mut tail = old.to_vec();
+            tail[within..].fill(0);
+            batch.write_blocks(object(call.fs, number), block, tail.into());
+        }
+        Ok(())
+    }
+
+    /// Contents in the inode become a block.
+    pub(crate) fn spill(&self, call: &Call, number: InodeId, inode: &mut Inode, batch: &mut Batch) {
+        if inode.inline.is_empty() {
+            return;
+        }
+        let mut block = vec![0; BLOCK_BYTES];
+        block[..inode.inline.len()].copy_from_slice(&inode.inline);
+        batch.write_blocks(object(call.fs, number), 0, block.into());
+        inode.inline = Bytes::new();
+        inode.blocks = inode.blocks.max(1);
+    }
+}

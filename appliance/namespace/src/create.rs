@@ -1,0 +1,273 @@
+//! New inodes and names.
+
+use crate::inode::{Dentry, Inode, inode_key, object, orphan_key};
+use crate::{Call, Namespace, Outcome, dentries, errno};
+use bytes::Bytes;
+use std::rc::Rc;
+use weft_bucket::Batch;
+use weft_wire::fs::{FileKind, FsError, FsReply, NewNode};
+use weft_wire::limits::{LINKS_MAX, SYMLINK_BYTES_MAX};
+use weft_wire::{InodeId, Position};
+
+impl Namespace {
+    pub(crate) async fn lookup(&self, call: &Call, dir: InodeId, name: &[u8]) -> Outcome {
+        if name == b".." {
+            let parent = self.inode(call, dir).await?.parent;
+            let attr = self.inode(call, parent).await.ok().map(|inode| inode.attr(parent));
+            let reply = FsReply::Entry { inode: parent, kind: FileKind::Directory, attr, created: false };
+            return Ok((reply, Bytes::new()));
+        }
+        let secret = self.map()?.secret;
+        match dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry {
+            Some(dentry) => self.entry(call, &dentry).await,
+            None => {
+                self.directory(call, dir).await?;
+                Err(errno::ENOENT)
+            }
+        }
+    }
+
+    async fn entry(&self, call: &Call, dentry: &Dentry) -> Outcome {
+        let attr = match self.inode(call, dentry.inode).await {
+            Ok(inode) => Some(inode.attr(dentry.inode)),
+            // The inode is in another bucket, or went while the name was looked at.
+            Err(errno::ESTALE) => None,
+            Err(error) => return Err(error),
+        };
+        let reply = FsReply::Entry { inode: dentry.inode, kind: dentry.kind, attr, created: false };
+        Ok((reply, Bytes::new()))
+    }
+
+    /// The inode if it is a directory that still has a name.
+    pub(crate) async fn directory(&self, call: &Call, dir: InodeId) -> Result<Inode, FsError> {
+        let inode = self.inode(call, dir).await?;
+        if inode.kind != FileKind::Directory {
+            return Err(errno::ENOTDIR);
+        }
+        if inode.links == 0 {
+            return Err(errno::ENOENT);
+        }
+        Ok(inode)
+    }
+
+    fn new_inode(&self, call: &Call, dir: InodeId, parent: &Inode, node: &NewNode) -> Result<Inode, FsError> {
+        if node.target.len() > SYMLINK_BYTES_MAX {
+            return Err(errno::ENAMETOOLONG);
+        }
+        let directory = node.kind == FileKind::Directory;
+        let inherits = parent.mode & 0o2000 != 0;
+        let mode = if node.kind == FileKind::Symlink { 0o777 } else { node.mode & 0o7777 };
+        Ok(Inode {
+            kind: node.kind,
+            mode: if directory && inherits { mode | 0o2000 } else { mode },
+            links: if directory { 2 } else { 1 },
+            uid: node.caller.uid,
+            gid: if inherits { parent.gid } else { node.caller.gid },
+            rdev: node.rdev,
+            size: node.target.len() as u64,
+            atime_ns: call.now_ns,
+            mtime_ns: call.now_ns,
+            ctime_ns: call.now_ns,
+            btime_ns: call.now_ns,
+            cut_generation: 0,
+            parent: if directory { dir } else { InodeId(0) },
+            entries: 0,
+            inline: Bytes::from(node.target.clone()),
+            blocks: 0,
+            cutting: false,
+            has_xattrs: false,
+        })
+    }
+
+    /// A number for a new inode in this bucket.
+    fn new_number(&self, near: InodeId) -> InodeId {
+        // All positions of the bucket are as good: the directory's own is surely in it.
+        InodeId::new(Position(near.position().0), self.bucket.serial())
+    }
+
+    pub(crate) async fn create(
+        &self,
+        call: &Call,
+        dir: InodeId,
+        name: Vec<u8>,
+        node: NewNode,
+        exclusive: bool,
+        open: bool,
+    ) -> Outcome {
+        dentries::check_name(&name)?;
+        let secret = self.map()?.secret;
+        let _guard = self.lock_inodes(call, [dir]).await;
+        let mut parent = self.directory(call, dir).await?;
+        let found = dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?;
+        if let Some(dentry) = &found.dentry {
+            if exclusive {
+                return Err(errno::EEXIST);
+            }
+            let outcome = self.entry(call, dentry).await;
+            if open && outcome.is_ok() {
+                self.opens.borrow_mut().add(call.fs, dentry.inode, call.client);
+            }
+            return outcome;
+        }
+        let directory = node.kind == FileKind::Directory;
+        if directory && parent.links >= LINKS_MAX {
+            return Err(errno::EMLINK);
+        }
+        let inode = self.new_inode(call, dir, &parent, &node)?;
+        let number = self.new_number(dir);
+        parent.entries += 1;
+        parent.links += u32::from(directory);
+        parent.mtime_ns = call.now_ns;
+        parent.ctime_ns = call.now_ns;
+        let mut batch = Batch::new();
+        batch.put(inode_key(call.fs, dir), weft_wire::encode(&parent));
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        let dentry = Dentry { name: name.into(), inode: number, kind: node.kind };
+        dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
+        if open {
+            self.opens.borrow_mut().add(call.fs, number, call.client);
+        }
+        let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
+        self.commit(call, batch, reply).await
+    }
+
+    /// O_TMPFILE: an inode that is an orphan from birth.
+    pub(crate) async fn create_unnamed(&self, call: &Call, dir: InodeId, node: NewNode) -> Outcome {
+        if node.kind != FileKind::File {
+            return Err(errno::EINVAL);
+        }
+        let parent = self.directory(call, dir).await?;
+        let inode = Inode { links: 0, ..self.new_inode(call, dir, &parent, &node)? };
+        let number = self.new_number(dir);
+        let mut batch = Batch::new();
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        batch.put(orphan_key(call.fs, number), Bytes::new());
+        self.opens.borrow_mut().add(call.fs, number, call.client);
+        let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
+        self.commit(call, batch, reply).await
+    }
+
+    pub(crate) async fn link(&self, call: &Call, number: InodeId, dir: InodeId, name: Vec<u8>) -> Outcome {
+        dentries::check_name(&name)?;
+        let secret = self.map()?.secret;
+        let _guard = self.lock_inodes(call, [dir, number]).await;
+        let mut parent = self.directory(call, dir).await?;
+        let mut inode = self.inode(call, number).await.map_err(|error| {
+            // Only inodes of this bucket until transactions span several.
+            if error == errno::ESTALE { errno::EXDEV } else { error }
+        })?;
+        if inode.kind == FileKind::Directory {
+            return Err(errno::EPERM);
+        }
+        if inode.links >= LINKS_MAX {
+            return Err(errno::EMLINK);
+        }
+        let found = dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?;
+        if found.dentry.is_some() {
+            return Err(errno::EEXIST);
+        }
+        let mut batch = Batch::new();
+        if inode.links == 0 {
+            batch.delete(orphan_key(call.fs, number));
+        }
+        inode.links += 1;
+        inode.ctime_ns = call.now_ns;
+        parent.entries += 1;
+        parent.mtime_ns = call.now_ns;
+        parent.ctime_ns = call.now_ns;
+        batch.put(inode_key(call.fs, dir), weft_wire::encode(&parent));
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        let dentry = Dentry { name: name.into(), inode: number, kind: inode.kind };
+        dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
+        let reply = FsReply::Entry { inode: number, kind: inode.kind, attr: Some(inode.attr(number)), created: false };
+        self.commit(call, batch, reply).await
+    }
+
+    pub(crate) async fn read_dir(
+        &self,
+        call: &Call,
+        dir: InodeId,
+        cookie: u64,
+        entries_max: u32,
+        attrs: bool,
+    ) -> Outcome {
+        const ENTRIES_MAX: u32 = 1024;
+        let inode = self.inode(call, dir).await?;
+        if inode.kind != FileKind::Directory {
+            return Err(errno::ENOTDIR);
+        }
+        let entries_max = entries_max.clamp(1, ENTRIES_MAX) as usize;
+        let (found, end) = dentries::list(&self.bucket, call.fs, dir, cookie, entries_max).await?;
+        let mut entries = Vec::with_capacity(found.len());
+        for (cookie, dentry) in found {
+            let attr = match attrs {
+                true => self.inode(call, dentry.inode).await.ok().map(|inode| inode.attr(dentry.inode)),
+                false => None,
+            };
+            let name = dentry.name.to_vec();
+            entries.push(weft_wire::fs::DirEntry { name, inode: dentry.inode, kind: dentry.kind, cookie, attr });
+        }
+        Ok((FsReply::Entries { entries, end }, Bytes::new()))
+    }
+
+    pub(crate) async fn make_root(&self, call: &Call, root: InodeId) -> Outcome {
+        let _guard = self.lock_inodes(call, [root]).await;
+        match self.inode(call, root).await {
+            // Made before, by a leader that could not say so any more.
+            Ok(_) => return Ok((FsReply::Done, Bytes::new())),
+            Err(errno::ESTALE) => {}
+            Err(error) => return Err(error),
+        }
+        let inode = Inode {
+            kind: FileKind::Directory,
+            mode: 0o755,
+            links: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            atime_ns: call.now_ns,
+            mtime_ns: call.now_ns,
+            ctime_ns: call.now_ns,
+            btime_ns: call.now_ns,
+            cut_generation: 0,
+            parent: root,
+            entries: 0,
+            inline: Bytes::new(),
+            blocks: 0,
+            cutting: false,
+            has_xattrs: false,
+        };
+        let mut batch = Batch::new();
+        batch.put(inode_key(call.fs, root), weft_wire::encode(&inode));
+        self.commit(call, batch, FsReply::Done).await
+    }
+
+    /// Puts the end of an inode into the batch: gone at once, or an orphan while someone has it open or it has data
+    /// elsewhere. Answers whether the rest of its data is to be removed in the background.
+    pub(crate) fn drop_link(
+        self: &Rc<Self>,
+        call: &Call,
+        batch: &mut Batch,
+        number: InodeId,
+        mut inode: Inode,
+    ) -> bool {
+        inode.links = if inode.kind == FileKind::Directory { 0 } else { inode.links.saturating_sub(1) };
+        inode.ctime_ns = call.now_ns;
+        if inode.links > 0 {
+            batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+            return false;
+        }
+        let open = self.opens.borrow().is_open(call.fs, number);
+        if !open && inode.size_blocks() <= weft_wire::limits::SLAB_BLOCKS && !inode.has_xattrs {
+            // Everything it has is here.
+            batch.delete(inode_key(call.fs, number));
+            batch.delete(crate::inode::cut_key(call.fs, number));
+            batch.punch(object(call.fs, number), 0..weft_wire::limits::SLAB_BLOCKS);
+            return false;
+        }
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        batch.put(orphan_key(call.fs, number), Bytes::new());
+        !open
+    }
+}

@@ -1,0 +1,232 @@
+//! Cuts: what lies beyond a file's end goes, in all buckets. A bucket that has cut refuses writes that don't know of it.
+
+use crate::inode::{Inode, cut_key, inode_key, object, orphan_key, xattr_key};
+use crate::{Call, Namespace, Outcome, errno};
+use bytes::Bytes;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_bucket::{Batch, BucketError, KeyBuilder, Tag};
+use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
+use weft_wire::limits::{BLOCK_BYTES, SLAB_BLOCKS, SLAB_BYTES};
+use weft_wire::{BucketId, ClientId, FsId, InodeId, Service};
+
+/// Blocks that one record of a cut removes.
+const CUT_BLOCKS_MAX: u64 = 64 * SLAB_BLOCKS;
+/// Between two tries to reach another bucket.
+const AGAIN: Duration = Duration::from_millis(100);
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// After a leader opened, clients have this long to say what they have open before nameless inodes are removed.
+const ORPHAN_GRACE: Duration = Duration::from_secs(10);
+/// Keys removed by one record.
+const KEYS_MAX: usize = 256;
+
+impl Namespace {
+    /// Removes all blocks at and beyond a size in this bucket, and remembers the cut.
+    pub(crate) async fn cut_here(&self, call: &Call, number: InodeId, generation: u64, size: u64) -> Outcome {
+        let key = cut_key(call.fs, number);
+        let newest = self.bucket.get(&key).await.map_err(errno::of_bucket)?;
+        let newest: u64 = newest.map(|value| crate::inode::decode(&value)).transpose()?.unwrap_or(0);
+        if newest >= generation {
+            return Ok((FsReply::Done, Bytes::new()));
+        }
+        // Refused from the record on, so that nothing comes in behind the cut while it goes on.
+        let mut batch = Batch::new();
+        batch.put(key, weft_wire::encode(&generation));
+        let tail = KeyBuilder::new(call.fs, Tag::Cut).u64(number.0).u64(size / SLAB_BYTES).build();
+        let guard = self.bucket.lock([tail]).await;
+        if size > SLAB_BYTES {
+            self.zero_tail(call, number, size, &mut batch).await?;
+        }
+        self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+        drop(guard);
+        self.remove_blocks(call.fs, number, size.div_ceil(BLOCK_BYTES as u64)).await.map_err(errno::of_bucket)?;
+        Ok((FsReply::Done, Bytes::new()))
+    }
+
+    /// Frees the file's blocks in this bucket from `block` on.
+    async fn remove_blocks(&self, fs: FsId, number: InodeId, block: u64) -> Result<(), BucketError> {
+        let target = object(fs, number);
+        let mut at = block;
+        while let Some(next) = self.bucket.seek(target, at, u64::MAX, false).await? {
+            let end = (next / SLAB_BLOCKS * SLAB_BLOCKS).saturating_add(CUT_BLOCKS_MAX);
+            let mut batch = Batch::new();
+            // Slab by slab: most slabs of the range are in other buckets, and what isn't here costs a look each.
+            let mut slab = next;
+            let mut slabs = 0;
+            while slab < end && slabs < 16 {
+                let stop = (slab / SLAB_BLOCKS + 1) * SLAB_BLOCKS;
+                batch.punch(target, slab..stop);
+                slabs += 1;
+                match self.bucket.seek(target, stop, u64::MAX, false).await? {
+                    Some(following) => slab = following,
+                    None => slab = u64::MAX,
+                }
+            }
+            self.bucket.commit(batch).await?;
+            at = next + 1;
+        }
+        Ok(())
+    }
+}
+
+/// Asks the leader of another bucket; again and again until it answers.
+async fn ask(
+    namespace: &Namespace,
+    fs: FsId,
+    op: impl Fn() -> FsOp,
+    bucket: BucketId,
+    body: Bytes,
+) -> Result<FsReply, FsError> {
+    let mut tries = 0u32;
+    loop {
+        if let Some(error) = namespace.bucket.failed() {
+            return Err(errno::of_bucket(error));
+        }
+        let map = namespace.map()?;
+        let Some(leader) = map.bucket(bucket) else { return Err(errno::EIO) };
+        let request =
+            FsRequest { bucket, epoch: leader.epoch, fs, client: ClientId(0), sequence: 0, unanswered: 0, op: op() };
+        let head = weft_wire::encode(&request);
+        let answer = namespace.context.network.ask(leader.leader, Service::Fs, head, body.clone(), CALL_MAX).await;
+        match answer.map(|response| weft_wire::decode::<FsReply>(&response.head)) {
+            Ok(Ok(FsReply::Error(
+                FsError::Newer(_) | FsError::Older(_) | FsError::NotLeader | FsError::NotReady(_),
+            )))
+            | Err(_) => {}
+            Ok(Ok(FsReply::Error(error))) => return Err(error),
+            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Err(_)) => return Err(errno::EIO),
+        }
+        tries += 1;
+        if tries % 50 == 0 {
+            tracing::warn!(%bucket, "a cut waits for the bucket's leader");
+        }
+        namespace.bucket.handle().sleep(AGAIN).await;
+    }
+}
+
+/// Writes to a slab that another bucket (or this one) owns.
+pub(crate) async fn write_slab(
+    namespace: &Rc<Namespace>,
+    fs: FsId,
+    number: InodeId,
+    offset: u64,
+    cut_generation: u64,
+    data: Bytes,
+) -> Result<(), FsError> {
+    let map = namespace.map()?;
+    let position = weft_wire::hash::slab_position(&map.secret, fs, number, offset / SLAB_BYTES);
+    let op = || FsOp::Write { inode: number, offset, cut_generation, kill_setid: false };
+    ask(namespace, fs, op, map.bucket_of(position), data).await.map(drop)
+}
+
+/// Makes a cut in all buckets. Returns when it stands everywhere.
+pub(crate) async fn everywhere(
+    namespace: &Rc<Namespace>,
+    fs: FsId,
+    number: InodeId,
+    generation: u64,
+    size: u64,
+) -> Result<(), FsError> {
+    let buckets = namespace.map()?.buckets.len() as u32;
+    let cuts: Vec<_> = (0..buckets)
+        .map(|bucket| {
+            let op = move || FsOp::Cut { inode: number, cut_generation: generation, size_bytes: size };
+            ask(namespace, fs, op, BucketId(bucket), Bytes::new())
+        })
+        .collect();
+    for cut in weft_reactor::join_all(cuts).await {
+        cut?;
+    }
+    Ok(())
+}
+
+/// Removes, in the background, an inode that nobody can reach any more.
+pub(crate) fn purge_later(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) {
+    let namespace = Rc::clone(namespace);
+    let handle = namespace.bucket.handle().clone();
+    handle
+        .spawn("purge", async move {
+            if let Err(error) = purge(&namespace, fs, number).await {
+                tracing::debug!(inode = %number, %error, "a removed file's space is freed later");
+            }
+        })
+        .detach();
+}
+
+async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(), FsError> {
+    let _guard = namespace.bucket.lock([inode_key(fs, number)]).await;
+    if namespace.opens.borrow().is_open(fs, number) {
+        return Ok(());
+    }
+    let inode: Inode = match crate::inode::load(&namespace.bucket, fs, number).await {
+        Err(errno::ESTALE) => return Ok(()),
+        inode => inode?,
+    };
+    if inode.links > 0 {
+        return Ok(());
+    }
+    if inode.size > SLAB_BYTES {
+        everywhere(namespace, fs, number, inode.cut_generation + 1, 0).await?;
+    }
+    namespace.remove_blocks(fs, number, 0).await.map_err(errno::of_bucket)?;
+    let prefix = xattr_key(fs, number, b"");
+    loop {
+        let found = namespace.bucket.scan_prefix(&prefix, KEYS_MAX).await.map_err(errno::of_bucket)?;
+        let mut batch = Batch::new();
+        found.iter().for_each(|(key, _)| _ = batch.delete(key.clone()));
+        let done = found.len() < KEYS_MAX;
+        if done {
+            batch.delete(inode_key(fs, number));
+            batch.delete(orphan_key(fs, number));
+        }
+        namespace.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+/// What the former leader left half done: pending cuts first, nameless inodes after a time of grace.
+pub(crate) fn resume(namespace: &Rc<Namespace>) {
+    let task = resume_removals(Rc::clone(namespace));
+    namespace.bucket.handle().spawn("resume removals", task).detach();
+}
+
+async fn resume_removals(namespace: Rc<Namespace>) {
+    let filesystems: Vec<FsId> =
+        namespace.map().map(|map| map.filesystems.keys().copied().collect()).unwrap_or_default();
+    let mut nameless = Vec::new();
+    for fs in filesystems {
+        let prefix = KeyBuilder::new(fs, Tag::Open).build();
+        let Ok(found) = namespace.bucket.scan_prefix(&prefix, usize::MAX).await else { return };
+        for number in found.iter().filter_map(|(key, _)| crate::inode::dentry_cookie(key)).map(InodeId) {
+            match finish_cut(&namespace, fs, number).await {
+                Ok(true) => {}
+                Ok(false) => nameless.push((fs, number)),
+                Err(error) => tracing::warn!(inode = %number, %error, "its truncate is finished later"),
+            }
+        }
+    }
+    namespace.bucket.handle().sleep(ORPHAN_GRACE).await;
+    for (fs, number) in nameless {
+        purge_later(&namespace, fs, number);
+    }
+}
+
+/// Finishes a cut that the former leader journalled. False: the inode has no name, and is to go altogether.
+async fn finish_cut(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<bool, FsError> {
+    let _guard = namespace.bucket.lock([inode_key(fs, number)]).await;
+    let mut inode = crate::inode::load(&namespace.bucket, fs, number).await?;
+    if inode.cutting {
+        everywhere(namespace, fs, number, inode.cut_generation, inode.size).await?;
+        inode.cutting = false;
+        let mut batch = Batch::new();
+        if inode.links > 0 {
+            batch.delete(orphan_key(fs, number));
+        }
+        batch.put(inode_key(fs, number), weft_wire::encode(&inode));
+        namespace.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+    }
+    Ok(inode.links > 0)
+}

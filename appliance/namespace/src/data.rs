@@ -1,0 +1,422 @@
+//! Contents: reads, writes, appends, holes. Requests stay within one slab; slab 0 is in the inode's bucket and changes
+//! size and times in the same record, other slabs hold blocks alone.
+
+use crate::inode::{INLINE_BYTES_MAX, Inode, cut_key, inode_key, object};
+use crate::{Call, Namespace, Outcome, cut, errno};
+use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+use std::rc::Rc;
+use weft_bucket::{Batch, KeyBuilder, LockGuard, Tag};
+use weft_wire::InodeId;
+use weft_wire::fs::{FallocateMode, FileKind, FsError, FsReply, SeekTarget};
+use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BLOCKS, SLAB_BYTES};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+/// From here on data goes into a stripe of its own instead of the journal.
+const STAGE_BYTES_MIN: u64 = 64 << 10;
+
+/// Whole blocks that a byte range touches.
+fn blocks_of(range: &Range<u64>) -> Range<u64> {
+    range.start / BLOCK..range.end.div_ceil(BLOCK)
+}
+
+impl Namespace {
+    /// The slab's lock key for read-modify-write of its blocks.
+    async fn lock_slab(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
+        let key = KeyBuilder::new(call.fs, Tag::Cut).u64(number.0).u64(slab).build();
+        self.bucket.lock([key]).await
+    }
+
+    /// One block; `None` is a hole.
+    pub(crate) async fn read_block(&self, call: &Call, number: InodeId, block: u64) -> Result<Option<Bytes>, FsError> {
+        let found = self.bucket.read_blocks(object(call.fs, number), block..block + 1).await;
+        Ok(found.map_err(errno::of_bucket)?.into_iter().next().and_then(|extent| extent.data))
+    }
+
+    fn check_range(offset: u64, len: u64) -> Result<Range<u64>, FsError> {
+        let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX).ok_or(errno::EFBIG)?;
+        if len > 0 && offset / SLAB_BYTES != (end - 1) / SLAB_BYTES {
+            return Err(errno::EINVAL);
+        }
+        Ok(offset..end)
+    }
+
+    pub(crate) async fn read(&self, call: &Call, number: InodeId, offset: u64, len_bytes: u32) -> Outcome {
+        let mut range = Self::check_range(offset, u64::from(len_bytes))?;
+        if range.start < SLAB_BYTES {
+            let inode = self.settled_inode(call, number).await?;
+            if inode.kind == FileKind::Directory {
+                return Err(errno::EISDIR);
+            }
+            range.end = range.end.min(inode.size);
+            if range.start >= range.end {
+                return Ok((FsReply::Data, Bytes::new()));
+            }
+            if inode.inline.len() as u64 >= inode.size && !inode.inline.is_empty() {
+                let data = inode.inline.slice(range.start as usize..range.end as usize);
+                return Ok((FsReply::Data, data));
+            }
+            if !inode.inline.is_empty() {
+                // A truncate made it longer than what is stored: zeros follow.
+                let mut data = vec![0; (range.end - range.start) as usize];
+                let from = (range.start as usize).min(inode.inline.len());
+                let to = (range.end as usize).min(inode.inline.len());
+                data[..to - from].copy_from_slice(&inode.inline[from..to]);
+                return Ok((FsReply::Data, data.into()));
+            }
+        }
+        let data = self.read_range(call, number, &range).await?;
+        Ok((FsReply::Data, data))
+    }
+
+    async fn read_range(&self, call: &Call, number: InodeId, range: &Range<u64>) -> Result<Bytes, FsError> {
+        let blocks = blocks_of(range);
+        let found = self.bucket.read_blocks(object(call.fs, number), blocks.clone()).await.map_err(errno::of_bucket)?;
+        let skip = (range.start - blocks.start * BLOCK) as usize;
+        let len = (range.end - range.start) as usize;
+        if let [only] = &found[..]
+            && let Some(data) = &only.data
+        {
+            return Ok(data.slice(skip..skip + len));
+        }
+        let mut out = weft_reactor::AlignedBuf::with_len(((blocks.end - blocks.start) * BLOCK) as usize);
+        for extent in found {
+            if let Some(data) = extent.data {
+                let at = ((extent.first_block - blocks.start) * BLOCK) as usize;
+                out.as_mut_slice()[at..at + data.len()].copy_from_slice(&data);
+            }
+        }
+        Ok(out.freeze().slice(skip..skip + len))
+    }
+
+    pub(crate) async fn write(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        offset: u64,
+        cut_generation: u64,
+        kill_setid: bool,
+        data: Bytes,
+    ) -> Outcome {
+        let range = Self::check_range(offset, data.len() as u64)?;
+        if offset < SLAB_BYTES {
+            let _guard = self.lock_inodes(call, [number]).await;
+            let inode = self.file(call, number).await?;
+            return self.write_first_slab(call, number, inode, range, kill_setid, data).await;
+        }
+        let _guard = self.lock_slab(call, number, offset / SLAB_BYTES).await;
+        self.check_cut(call, number, cut_generation).await?;
+        let mut batch = Batch::new();
+        self.put_data(call, number, &range, data, None, &mut batch).await?;
+        self.commit(call, batch, FsReply::Written { offset, attr: None }).await
+    }
+
+    /// The inode if it is a file that no cut is pending for. Its lock is held.
+    async fn file(&self, call: &Call, number: InodeId) -> Result<Inode, FsError> {
+        let inode = self.inode(call, number).await?;
+        match inode.kind {
+            FileKind::File => {}
+            FileKind::Directory => return Err(errno::EISDIR),
+            _ => return Err(errno::EINVAL),
+        }
+        if inode.cutting {
+            return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
+        }
+        Ok(inode)
+    }
+
+    /// A writer that hasn't heard of the newest cut would bring back what it removed.
+    async fn check_cut(&self, call: &Call, number: InodeId, generation: u64) -> Result<(), FsError> {
+        let newest = self.bucket.get(&cut_key(call.fs, number)).await.map_err(errno::of_bucket)?;
+        let newest: u64 = newest.map(|value| crate::inode::decode(&value)).transpose()?.unwrap_or(0);
+        if generation < newest { Err(FsError::Cut { generation: newest }) } else { Ok(()) }
+    }
+
+    async fn write_first_slab(
+        &self,
+        call: &Call,
+        number: InodeId,
+        mut inode: Inode,
+        range: Range<u64>,
+        kill_setid: bool,
+        data: Bytes,
+    ) -> Outcome {
+        let mut batch = Batch::new();
+        let old_size = inode.size;
+        inode.size = inode.size.max(range.end);
+        inode.mtime_ns = call.now_ns;
+        inode.ctime_ns = call.now_ns;
+        if kill_setid {
+            inode.kill_setid();
+        }
+        let fits = inode.size as usize <= INLINE_BYTES_MAX && inode.blocks == 0;
+        if fits && (old_size == 0 || !inode.inline.is_empty()) {
+            let mut contents = vec![0; inode.size as usize];
+            contents[..inode.inline.len()].copy_from_slice(&inode.inline);
+            contents[range.start as usize..range.end as usize].copy_from_slice(&data);
+            inode.inline = contents.into();
+        } else {
+            let inline = std::mem::take(&mut inode.inline);
+            let before = (!inline.is_empty()).then_some(inline);
+            if let Some(inline) = &before
+                && range.start > 0
+                && blocks_of(&range).start > 0
+            {
+                // The write leaves block 0 alone: what the inode held goes there.
+                let mut block = vec![0; BLOCK_BYTES];
+                block[..inline.len()].copy_from_slice(inline);
+                batch.write_blocks(object(call.fs, number), 0, block.into());
+            }
+            self.put_data(call, number, &range, data, before, &mut batch).await?;
+            inode.blocks = inode.blocks.max(blocks_of(&range).end.min(SLAB_BLOCKS));
+        }
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        let reply = FsReply::Written { offset: range.start, attr: Some(inode.attr(number)) };
+        self.commit(call, batch, reply).await
+    }
+
+    /// Puts bytes into the batch as whole blocks: through a stripe of their own if there are many, else by the journal.
+    /// `inline`: what block 0 holds, if that is not stored as a block.
+    async fn put_data(
+        &self,
+        call: &Call,
+        number: InodeId,
+        range: &Range<u64>,
+        data: Bytes,
+        inline: Option<Bytes>,
+        batch: &mut Batch,
+    ) -> Result<(), FsError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let target = object(call.fs, number);
+        let blocks = blocks_of(range);
+        let aligned = range.start % BLOCK == 0 && range.end % BLOCK == 0;
+        let whole = if aligned {
+            data
+        } else {
+            let mut buffer = BytesMut::zeroed(((blocks.end - blocks.start) * BLOCK) as usize);
+            for block in [blocks.start, blocks.end - 1] {
+                let begin = block * BLOCK;
+                let covered = range.start <= begin && range.end >= begin + BLOCK;
+                if covered {
+                    continue;
+                }
+                let at = ((block - blocks.start) * BLOCK) as usize;
+                match &inline {
+                    Some(inline) if block == 0 => buffer[at..at + inline.len()].copy_from_slice(inline),
+                    Some(_) => {}
+                    None => {
+                        if let Some(old) = self.read_block(call, number, block).await? {
+                            buffer[at..at + BLOCK_BYTES].copy_from_slice(&old);
+                        }
+                    }
+                }
+            }
+            let at = (range.start - blocks.start * BLOCK) as usize;
+            buffer[at..at + data.len()].copy_from_slice(&data);
+            buffer.freeze()
+        };
+        if aligned && range.end - range.start >= STAGE_BYTES_MIN {
+            let per_stripe = u64::from(self.bucket.stage_blocks_max());
+            let mut at = blocks.start;
+            while at < blocks.end {
+                let end = (at + per_stripe).min(blocks.end);
+                let part = whole.slice(((at - blocks.start) * BLOCK) as usize..((end - blocks.start) * BLOCK) as usize);
+                let staged = self.bucket.stage(part).await.map_err(errno::of_bucket)?;
+                batch.place(target, at, staged);
+                at = end;
+            }
+        } else {
+            batch.write_blocks(target, blocks.start, whole);
+        }
+        Ok(())
+    }
+
+    /// O_APPEND: the inode's leader says where the end is. Within slab 0 it is one record; beyond, the data goes to the
+    /// slab's owner first and the size follows.
+    pub(crate) async fn append(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        kill_setid: bool,
+        data: Bytes,
+    ) -> Outcome {
+        let _guard = self.lock_inodes(call, [number]).await;
+        let mut inode = self.file(call, number).await?;
+        let offset = inode.size;
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_BYTES_MAX).ok_or(errno::EFBIG)?;
+        if end <= SLAB_BYTES {
+            return self.write_first_slab(call, number, inode, offset..end, kill_setid, data).await;
+        }
+        let mut batch = Batch::new();
+        let mut at = offset;
+        while at < end {
+            let stop = ((at / SLAB_BYTES + 1) * SLAB_BYTES).min(end);
+            let part = data.slice((at - offset) as usize..(stop - offset) as usize);
+            if at < SLAB_BYTES {
+                let inline = (!inode.inline.is_empty()).then(|| inode.inline.clone());
+                if inline.is_some() && at >= BLOCK {
+                    self.spill(call, number, &mut inode, &mut batch);
+                }
+                inode.inline = Bytes::new();
+                self.put_data(call, number, &(at..stop), part, inline, &mut batch).await?;
+                inode.blocks = inode.blocks.max(blocks_of(&(at..stop)).end);
+            } else {
+                cut::write_slab(self, call.fs, number, at, inode.cut_generation, part).await?;
+            }
+            at = stop;
+        }
+        inode.size = end;
+        inode.mtime_ns = call.now_ns;
+        inode.ctime_ns = call.now_ns;
+        if kill_setid {
+            inode.kill_setid();
+        }
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        let reply = FsReply::Written { offset, attr: Some(inode.attr(number)) };
+        self.commit(call, batch, reply).await
+    }
+
+    /// A write that another bucket serves: done by the node itself, for an append.
+    pub(crate) async fn publish(&self, call: &Call, number: InodeId, end: u64, kill_setid: bool) -> Outcome {
+        if end > FILE_BYTES_MAX {
+            return Err(errno::EFBIG);
+        }
+        let _guard = self.lock_inodes(call, [number]).await;
+        let mut inode = self.file(call, number).await?;
+        let mut batch = Batch::new();
+        if end > INLINE_BYTES_MAX as u64 {
+            self.spill(call, number, &mut inode, &mut batch);
+        }
+        inode.size = inode.size.max(end);
+        inode.mtime_ns = call.now_ns;
+        inode.ctime_ns = call.now_ns;
+        if kill_setid {
+            inode.kill_setid();
+        }
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        self.commit(call, batch, FsReply::Attr(inode.attr(number))).await
+    }
+
+    pub(crate) async fn fallocate(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        offset: u64,
+        len_bytes: u64,
+        mode: FallocateMode,
+        cut_generation: u64,
+    ) -> Outcome {
+        let range = Self::check_range(offset, len_bytes)?;
+        if range.is_empty() {
+            return Err(errno::EINVAL);
+        }
+        let first = offset < SLAB_BYTES;
+        let _slab = if first { None } else { Some(self.lock_slab(call, number, offset / SLAB_BYTES).await) };
+        let _inode = if first { Some(self.lock_inodes(call, [number]).await) } else { None };
+        let mut batch = Batch::new();
+        let mut inode = if first { Some(self.file(call, number).await?) } else { None };
+        if let Some(inode) = &mut inode {
+            self.spill(call, number, inode, &mut batch);
+            if !batch.is_empty() {
+                // The pieces below look at blocks, so what the inode held must be one.
+                batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
+                self.bucket.commit(std::mem::take(&mut batch)).await.map_err(errno::of_bucket)?;
+            }
+        } else {
+            self.check_cut(call, number, cut_generation).await?;
+        }
+        let target = object(call.fs, number);
+        let whole = range.start.div_ceil(BLOCK)..range.end / BLOCK;
+        match mode {
+            FallocateMode::Allocate { .. } => drop(batch.reserve(target, blocks_of(&range))),
+            FallocateMode::Punch | FallocateMode::Zero { .. } => {
+                if !whole.is_empty() {
+                    batch.punch(target, whole.clone());
+                    if matches!(mode, FallocateMode::Zero { .. }) {
+                        batch.reserve(target, whole.clone());
+                    }
+                }
+                self.zero_edges(call, number, &range, &mut batch).await?;
+            }
+        }
+        let grows =
+            matches!(mode, FallocateMode::Allocate { keep_size: false } | FallocateMode::Zero { keep_size: false });
+        let mut attr = None;
+        if let Some(inode) = &mut inode {
+            if grows {
+                inode.size = inode.size.max(range.end);
+            }
+            inode.mtime_ns = call.now_ns;
+            inode.ctime_ns = call.now_ns;
+            let blocks = self.bucket.count_blocks(target).await.map_err(errno::of_bucket)?;
+            inode.blocks = match mode {
+                FallocateMode::Punch => blocks.saturating_sub(whole.end.saturating_sub(whole.start)).max(1),
+                _ => blocks.max(blocks_of(&range).end),
+            };
+            batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
+            attr = Some(inode.attr(number));
+        }
+        self.commit(call, batch, FsReply::Written { offset, attr }).await
+    }
+
+    /// Zeros in blocks that the range covers in part.
+    async fn zero_edges(
+        &self,
+        call: &Call,
+        number: InodeId,
+        range: &Range<u64>,
+        batch: &mut Batch,
+    ) -> Result<(), FsError> {
+        let mut edges = vec![range.start / BLOCK, (range.end - 1) / BLOCK];
+        edges.dedup();
+        for block in edges {
+            let begin = block * BLOCK;
+            let from = range.start.max(begin) - begin;
+            let to = range.end.min(begin + BLOCK) - begin;
+            if from == 0 && to == BLOCK {
+                continue;
+            }
+            if let Some(old) = self.read_block(call, number, block).await? {
+                let mut new = old.to_vec();
+                new[from as usize..to as usize].fill(0);
+                batch.write_blocks(object(call.fs, number), block, new.into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn seek(
+        &self,
+        call: &Call,
+        number: InodeId,
+        offset: u64,
+        end: u64,
+        target: SeekTarget,
+    ) -> Outcome {
+        let mut end = end;
+        if offset < SLAB_BYTES {
+            let inode = self.settled_inode(call, number).await?;
+            end = end.min(inode.size);
+            if !inode.inline.is_empty() {
+                let found = match target {
+                    SeekTarget::Data => (offset < end).then_some(offset),
+                    SeekTarget::Hole => None,
+                };
+                return Ok((FsReply::Offset(found), Bytes::new()));
+            }
+        }
+        if offset >= end {
+            return Ok((FsReply::Offset(None), Bytes::new()));
+        }
+        let hole = target == SeekTarget::Hole;
+        let found = self
+            .bucket
+            .seek(object(call.fs, number), offset / BLOCK, end.div_ceil(BLOCK), hole)
+            .await
+            .map_err(errno::of_bucket)?;
+        let found = found.map(|block| (block * BLOCK).max(offset)).filter(|found| *found < end);
+        Ok((FsReply::Offset(found), Bytes::new()))
+    }
+}

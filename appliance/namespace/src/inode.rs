@@ -1,0 +1,133 @@
+//! Inodes and directory entries as the index holds them.
+
+use crate::errno;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use weft_bucket::{Bucket, KeyBuilder, Object, Tag};
+use weft_wire::fs::{Attr, FileKind, FsError};
+use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::{ClientId, FsId, InodeId};
+
+/// A file up to this size lives inside its inode record.
+pub const INLINE_BYTES_MAX: usize = 2048;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inode {
+    pub kind: FileKind,
+    pub mode: u16,
+    pub links: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+    pub size: u64,
+    pub atime_ns: i64,
+    pub mtime_ns: i64,
+    pub ctime_ns: i64,
+    pub btime_ns: i64,
+    pub cut_generation: u64,
+    /// Of a directory: where ".." leads.
+    pub parent: InodeId,
+    /// Of a directory: number of entries.
+    pub entries: u64,
+    /// Contents of a small file, or a symlink's target.
+    pub inline: Bytes,
+    /// Blocks of slab 0; a small file's contents count as none.
+    pub blocks: u64,
+    /// A cut that isn't confirmed by all buckets yet: the size that was cut to is `size`.
+    pub cutting: bool,
+    /// There are keys of extended attributes.
+    pub has_xattrs: bool,
+}
+
+impl Inode {
+    pub fn attr(&self, inode: InodeId) -> Attr {
+        Attr {
+            inode,
+            kind: self.kind,
+            mode: self.mode,
+            links: self.links,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: self.rdev,
+            size_bytes: self.size,
+            blocks: self.blocks + u64::from(!self.inline.is_empty() && self.kind == FileKind::File),
+            atime_ns: self.atime_ns,
+            mtime_ns: self.mtime_ns,
+            ctime_ns: self.ctime_ns,
+            btime_ns: self.btime_ns,
+            cut_generation: self.cut_generation,
+        }
+    }
+
+    /// A write or truncate by an ordinary user: the file must not keep its powers.
+    pub fn kill_setid(&mut self) {
+        self.mode &= !0o4000;
+        if self.mode & 0o010 != 0 {
+            self.mode &= !0o2000;
+        }
+    }
+
+    /// Blocks that the contents reach into.
+    pub fn size_blocks(&self) -> u64 {
+        self.size.div_ceil(BLOCK_BYTES as u64)
+    }
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dentry {
+    /// Empty: the name that stood here is gone, but one that collided with it stands behind.
+    pub name: Bytes,
+    pub inode: InodeId,
+    pub kind: FileKind,
+}
+
+pub fn inode_key(fs: FsId, inode: InodeId) -> Bytes {
+    KeyBuilder::new(fs, Tag::Inode).u64(inode.0).build()
+}
+
+pub fn dentry_key(fs: FsId, dir: InodeId, cookie: u64) -> Bytes {
+    KeyBuilder::new(fs, Tag::Dentry).u64(dir.0).u64(cookie).build()
+}
+
+/// The cookie in a dentry's key.
+pub fn dentry_cookie(key: &[u8]) -> Option<u64> {
+    let tail: [u8; 8] = key.get(key.len().checked_sub(8)?..)?.try_into().ok()?;
+    Some(u64::from_be_bytes(tail))
+}
+
+pub fn xattr_key(fs: FsId, inode: InodeId, name: &[u8]) -> Bytes {
+    KeyBuilder::new(fs, Tag::Xattr).u64(inode.0).bytes(name).build()
+}
+
+/// An inode without a name that is still open, or from which data is still being removed.
+pub fn orphan_key(fs: FsId, inode: InodeId) -> Bytes {
+    KeyBuilder::new(fs, Tag::Open).u64(inode.0).build()
+}
+
+/// The newest cut of an inode's slabs in this bucket.
+pub fn cut_key(fs: FsId, inode: InodeId) -> Bytes {
+    KeyBuilder::new(fs, Tag::Cut).u64(inode.0).build()
+}
+
+/// Results belong to no filesystem: a client's sequence counts over all.
+pub fn result_key(client: ClientId, sequence: u64) -> Bytes {
+    KeyBuilder::new(FsId(0), Tag::Result).u64(client.0).u64(sequence).build()
+}
+
+pub fn object(fs: FsId, inode: InodeId) -> Object {
+    Object { fs, inode }
+}
+
+/// The inode, or `ESTALE`: its number was given to nobody else.
+pub async fn load(bucket: &Bucket, fs: FsId, inode: InodeId) -> Result<Inode, FsError> {
+    let value = bucket.get(&inode_key(fs, inode)).await.map_err(errno::of_bucket)?.ok_or(errno::ESTALE)?;
+    decode(&value)
+}
+
+pub fn decode<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, FsError> {
+    weft_wire::decode(value).map_err(|error| {
+        tracing::error!(%error, "an index value can't be read");
+        errno::EIO
+    })
+}

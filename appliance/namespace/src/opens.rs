@@ -1,0 +1,72 @@
+//! Who has which inode open. In memory: a client tells a new leader what it has open before the leader removes what
+//! has no name.
+
+use crate::{Call, Namespace, Outcome, cut, errno};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use weft_wire::fs::{FileKind, FsReply, SetAttr};
+use weft_wire::{ClientId, FsId, InodeId};
+
+#[derive(Default)]
+pub struct Opens {
+    by_inode: BTreeMap<(FsId, InodeId), BTreeSet<ClientId>>,
+}
+
+impl Opens {
+    pub fn add(&mut self, fs: FsId, inode: InodeId, client: ClientId) {
+        self.by_inode.entry((fs, inode)).or_default().insert(client);
+    }
+
+    /// True: nobody has it open any more.
+    pub fn remove(&mut self, fs: FsId, inode: InodeId, client: ClientId) -> bool {
+        let Some(clients) = self.by_inode.get_mut(&(fs, inode)) else { return true };
+        clients.remove(&client);
+        let last = clients.is_empty();
+        if last {
+            self.by_inode.remove(&(fs, inode));
+        }
+        last
+    }
+
+    pub fn is_open(&self, fs: FsId, inode: InodeId) -> bool {
+        self.by_inode.contains_key(&(fs, inode))
+    }
+}
+
+impl Namespace {
+    pub(crate) async fn open_inode(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        truncate: bool,
+        kill_setid: bool,
+    ) -> Outcome {
+        // Registered first: whoever unlinks from now on leaves it alive.
+        self.opens.borrow_mut().add(call.fs, number, call.client);
+        let inode = match self.inode(call, number).await {
+            Ok(inode) => inode,
+            Err(error) => {
+                self.opens.borrow_mut().remove(call.fs, number, call.client);
+                return Err(error);
+            }
+        };
+        if truncate && inode.kind == FileKind::File {
+            let set = SetAttr { size_bytes: Some(0), kill_setid, ..SetAttr::default() };
+            return self.set_attr(call, number, set).await;
+        }
+        Ok((FsReply::Attr(inode.attr(number)), Bytes::new()))
+    }
+
+    pub(crate) async fn release(self: &Rc<Self>, call: &Call, number: InodeId) -> Outcome {
+        let last = self.opens.borrow_mut().remove(call.fs, number, call.client);
+        if last {
+            match self.inode(call, number).await {
+                Ok(inode) if inode.links == 0 => cut::purge_later(self, call.fs, number),
+                Ok(_) | Err(errno::ESTALE) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((FsReply::Done, Bytes::new()))
+    }
+}

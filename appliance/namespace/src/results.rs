@@ -1,0 +1,100 @@
+//! Exactly once: the result of each mutating request is committed with its effects. A request that comes again gets
+//! the same answer and changes nothing.
+//!
+//! Errors are not kept: a request that failed changed nothing, and may as well be tried again.
+
+use crate::errno;
+use crate::inode::result_key;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use weft_bucket::{Batch, Bucket};
+use weft_wire::ClientId;
+use weft_wire::fs::{FsError, FsReply};
+use weft_wire::limits::CLIENT_WINDOW_MAX;
+
+/// Results of one client, as the index has them.
+#[derive(Default)]
+struct Window {
+    results: BTreeMap<u64, Bytes>,
+    /// Requests below this were answered: they can't come again.
+    unanswered: u64,
+}
+
+#[derive(Default)]
+pub struct Results {
+    clients: RefCell<BTreeMap<ClientId, Window>>,
+}
+
+/// A mutating request as exactly-once sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    pub client: ClientId,
+    pub sequence: u64,
+    unanswered: u64,
+}
+
+impl Ticket {
+    /// `None` for requests that the node makes itself.
+    pub fn new(client: ClientId, sequence: u64, unanswered: u64) -> Result<Option<Self>, FsError> {
+        if sequence == 0 {
+            return Ok(None);
+        }
+        if unanswered > sequence || sequence - unanswered >= CLIENT_WINDOW_MAX {
+            return Err(errno::EINVAL);
+        }
+        Ok(Some(Self { client, sequence, unanswered }))
+    }
+}
+
+impl Results {
+    /// The answer that the request got before, if it ran before.
+    pub async fn find(&self, bucket: &Bucket, ticket: &Ticket) -> Result<Option<FsReply>, FsError> {
+        if !self.clients.borrow().contains_key(&ticket.client) {
+            self.load(bucket, ticket.client).await?;
+        }
+        let clients = self.clients.borrow();
+        let Some(window) = clients.get(&ticket.client) else { return Ok(None) };
+        if ticket.sequence < window.unanswered {
+            // A stray copy of a request whose answer arrived long ago.
+            return Err(errno::EINVAL);
+        }
+        window.results.get(&ticket.sequence).map(|result| crate::inode::decode(result)).transpose()
+    }
+
+    async fn load(&self, bucket: &Bucket, client: ClientId) -> Result<(), FsError> {
+        let prefix = result_key(client, 0);
+        let prefix = &prefix[..prefix.len() - 8];
+        let found = bucket.scan_prefix(prefix, usize::MAX).await.map_err(errno::of_bucket)?;
+        let mut results = BTreeMap::new();
+        for (key, value) in found {
+            if let Some(sequence) = crate::inode::dentry_cookie(&key) {
+                results.insert(sequence, value);
+            }
+        }
+        // Another request of the client may have loaded it meanwhile, and gone on.
+        self.clients.borrow_mut().entry(client).or_insert(Window { results, unanswered: 0 });
+        Ok(())
+    }
+
+    /// Adds the result to the batch of its effects, and drops those that nobody will ask for.
+    pub fn record(&self, batch: &mut Batch, ticket: &Ticket, reply: &FsReply) {
+        let mut clients = self.clients.borrow_mut();
+        let window = clients.entry(ticket.client).or_default();
+        window.unanswered = window.unanswered.max(ticket.unanswered);
+        let kept = window.results.split_off(&window.unanswered);
+        for sequence in std::mem::replace(&mut window.results, kept).into_keys() {
+            batch.delete(result_key(ticket.client, sequence));
+        }
+        let encoded = weft_wire::encode(reply);
+        batch.put(result_key(ticket.client, ticket.sequence), encoded.clone());
+        window.results.insert(ticket.sequence, encoded);
+    }
+
+    /// The batch was not taken after all.
+    pub fn forget(&self, ticket: &Ticket) {
+        if let Some(window) = self.clients.borrow_mut().get_mut(&ticket.client) {
+            window.results.remove(&ticket.sequence);
+        }
+    }
+}

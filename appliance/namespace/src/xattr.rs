@@ -1,0 +1,91 @@
+//! Extended attributes: a key each.
+
+use crate::inode::{inode_key, xattr_key};
+use crate::{Call, Namespace, Outcome, errno};
+use bytes::Bytes;
+use weft_bucket::Batch;
+use weft_wire::InodeId;
+use weft_wire::fs::{FsError, FsReply, XattrMode};
+use weft_wire::limits::{XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
+
+/// All names together must fit one listxattr call.
+const XATTR_LIST_BYTES_MAX: usize = 65536;
+
+fn check(name: &[u8]) -> Result<(), FsError> {
+    if name.is_empty() || name.len() > XATTR_NAME_BYTES_MAX {
+        return Err(errno::ERANGE);
+    }
+    Ok(())
+}
+
+impl Namespace {
+    pub(crate) async fn get_xattr(&self, call: &Call, number: InodeId, name: &[u8]) -> Outcome {
+        check(name)?;
+        self.inode(call, number).await?;
+        let value = self.bucket.get(&xattr_key(call.fs, number, name)).await.map_err(errno::of_bucket)?;
+        Ok((FsReply::Bytes(value.ok_or(errno::ENODATA)?.to_vec()), Bytes::new()))
+    }
+
+    async fn xattrs(&self, call: &Call, number: InodeId) -> Result<Vec<Vec<u8>>, FsError> {
+        let prefix = xattr_key(call.fs, number, b"");
+        let found = self.bucket.scan_prefix(&prefix, usize::MAX).await.map_err(errno::of_bucket)?;
+        Ok(found.into_iter().map(|(key, _)| key[prefix.len()..].to_vec()).collect())
+    }
+
+    pub(crate) async fn list_xattr(&self, call: &Call, number: InodeId) -> Outcome {
+        let inode = self.inode(call, number).await?;
+        let names = if inode.has_xattrs { self.xattrs(call, number).await? } else { Vec::new() };
+        Ok((FsReply::Names(names), Bytes::new()))
+    }
+
+    pub(crate) async fn set_xattr(
+        &self,
+        call: &Call,
+        number: InodeId,
+        name: &[u8],
+        value: Vec<u8>,
+        mode: XattrMode,
+    ) -> Outcome {
+        check(name)?;
+        if value.len() > XATTR_VALUE_BYTES_MAX {
+            return Err(errno::ERANGE);
+        }
+        let _guard = self.lock_inodes(call, [number]).await;
+        let mut inode = self.inode(call, number).await?;
+        let key = xattr_key(call.fs, number, name);
+        let exists = self.bucket.get(&key).await.map_err(errno::of_bucket)?.is_some();
+        match (mode, exists) {
+            (XattrMode::Create, true) => return Err(errno::EEXIST),
+            (XattrMode::Replace, false) => return Err(errno::ENODATA),
+            _ => {}
+        }
+        if !exists {
+            let taken: usize = self.xattrs(call, number).await?.iter().map(|name| name.len() + 1).sum();
+            if taken + name.len() + 1 > XATTR_LIST_BYTES_MAX {
+                return Err(errno::ENOSPC);
+            }
+        }
+        inode.has_xattrs = true;
+        inode.ctime_ns = call.now_ns;
+        let mut batch = Batch::new();
+        batch.put(key, value);
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        self.commit(call, batch, FsReply::Done).await
+    }
+
+    pub(crate) async fn remove_xattr(&self, call: &Call, number: InodeId, name: &[u8]) -> Outcome {
+        check(name)?;
+        let _guard = self.lock_inodes(call, [number]).await;
+        let mut inode = self.inode(call, number).await?;
+        let names = self.xattrs(call, number).await?;
+        if !names.iter().any(|found| found == name) {
+            return Err(errno::ENODATA);
+        }
+        inode.has_xattrs = names.len() > 1;
+        inode.ctime_ns = call.now_ns;
+        let mut batch = Batch::new();
+        batch.delete(xattr_key(call.fs, number, name));
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        self.commit(call, batch, FsReply::Done).await
+    }
+}
