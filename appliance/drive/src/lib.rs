@@ -8,6 +8,7 @@
 pub mod device;
 pub mod format;
 pub mod formatted;
+pub mod inspect;
 pub mod mem;
 mod promise;
 mod ring;
