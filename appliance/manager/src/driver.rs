@@ -15,6 +15,8 @@ use weft_wire::MapVersion;
 use weft_wire::manager::ManagerReply;
 use weft_wire::map::{Change, Delta, Map, State};
 
+const PHASES: u32 = 9;
+
 pub(crate) struct Driver {
     shared: Rc<Shared>,
     consensus: Consensus,
@@ -39,7 +41,9 @@ impl Driver {
     /// Runs until the last copy of the consensus' state is lost.
     pub async fn run(mut self) -> AllLost {
         self.show();
-        let mut next_tick = self.shared.handle.now() + self.shared.tunables.tick;
+        // Managers that started together tick apart, so that one of them has won an election before the next stands for it.
+        let phase = u32::from(node_of(self.consensus.voter()).0) % PHASES;
+        let mut next_tick = self.shared.handle.now() + self.shared.tunables.tick * (phase + 1) / PHASES;
         loop {
             loop {
                 let input = self.shared.inbox.borrow_mut().pop_front();
@@ -270,7 +274,7 @@ impl Driver {
             StateRole::Follower => Role::Follower,
         });
         self.shared.term.set(self.consensus.term());
-        self.shared.leader.set(self.consensus.leader());
+        self.shared.set_leader(self.consensus.leader());
         if *self.shared.copies.borrow() != self.copies.listed() {
             self.shared.copies.replace(self.copies.listed().to_vec());
         }
@@ -278,7 +282,7 @@ impl Driver {
 
     fn give_up(self, lost: AllLost) -> AllLost {
         self.shared.role.set(Role::None);
-        self.shared.leader.set(None);
+        self.shared.set_leader(None);
         self.shared.copies.borrow_mut().clear();
         self.shared.inbox.borrow_mut().clear();
         self.shared.proposals.borrow_mut().clear();

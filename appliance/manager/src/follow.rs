@@ -46,7 +46,7 @@ pub(crate) async fn say_alive(shared: Rc<Shared>) {
             ask_leader(&shared.network, &shared.handle, &map, shared.leader.get(), &request, patience).await;
         // A voter knows its leader better than its answers do.
         if !shared.is_voting() {
-            shared.leader.set(leader);
+            shared.set_leader(leader);
         }
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn ask_leader(
         // A trail is followed at once; a round without a leader is a reason to wait.
         if asked % (map.managers.len() + 1) == 0 || (next.is_none() && map.managers.len() == 1) {
             handle.sleep(pause.min(left(handle, end))).await;
-            pause = (pause * 2).min(patience.retry_most);
+            pause = (pause * 3 / 2).min(patience.retry_most);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::tunables::{INBOX_MAX, PROPOSALS_MAX, SENDING_MAX, Tunables};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use weft_reactor::sync::{Completer, Notify, completion};
+use weft_reactor::sync::{Completer, Notify, Watch, completion};
 use weft_reactor::{Handle, Instant};
 use weft_transport::rpc::{Handler, Network, Request, Response, handler};
 use weft_wire::manager::{ManagerReply, ManagerRequest, Proposal};
@@ -55,7 +55,7 @@ pub(crate) struct Shared {
     pub incarnation: Cell<Option<Incarnation>>,
     pub role: Cell<Role>,
     pub term: Cell<u64>,
-    pub leader: Cell<Option<NodeId>>,
+    pub leader: Watch<Option<NodeId>>,
     pub copies: RefCell<Vec<Uuid>>,
     /// Why this node can't go on by itself, for those who look.
     pub waiting: RefCell<Option<String>>,
@@ -82,7 +82,7 @@ impl Shared {
             incarnation: Cell::default(),
             role: Cell::default(),
             term: Cell::default(),
-            leader: Cell::default(),
+            leader: Watch::new(None),
             copies: RefCell::default(),
             waiting: RefCell::default(),
             current: RefCell::default(),
@@ -185,7 +185,6 @@ impl Shared {
     async fn answer(&self, request: ManagerRequest, body: bytes::Bytes) -> ManagerReply {
         let not_leader =
             || ManagerReply::NotLeader(self.leader.get().filter(|leader| Some(*leader) != self.node.get()));
-        let is_leader = self.role.get() == Role::Leader;
         match request {
             ManagerRequest::Raft { cluster, from } => {
                 if !self.is_ours(cluster) {
@@ -199,7 +198,7 @@ impl Shared {
             {
                 other_cluster(cluster)
             }
-            _ if !is_leader => not_leader(),
+            _ if !self.leads_soon().await => not_leader(),
             ManagerRequest::Alive { node, incarnation, .. } => {
                 self.hear(node, incarnation);
                 ManagerReply::Ok
@@ -224,6 +223,22 @@ impl Shared {
                 }
                 pending.await.unwrap_or(ManagerReply::NoQuorum)
             }
+        }
+    }
+
+    /// Whether this node leads; during an election the question is held until it is decided, so that nobody has to ask again and again.
+    async fn leads_soon(&self) -> bool {
+        if self.is_voting() && self.leader.get().is_none() {
+            // Either way the answer is what is known then.
+            let _ = self.handle.timeout(self.tunables.election_hold, self.leader.wait_for(Option::is_some)).await;
+        }
+        self.role.get() == Role::Leader
+    }
+
+    /// Tells who leads, if that is news.
+    pub fn set_leader(&self, leader: Option<NodeId>) {
+        if self.leader.get() != leader {
+            self.leader.set(leader);
         }
     }
 

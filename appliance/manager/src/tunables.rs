@@ -16,6 +16,8 @@ pub struct Tunables {
     pub away_after: Duration,
     /// How long the leader waits for a quorum before it answers `NoQuorum`.
     pub commit_wait: Duration,
+    /// How long a manager holds a question to the leader while an election is on.
+    pub election_hold: Duration,
     /// How long a node that doesn't vote lets a manager hold its question for a newer map.
     pub follow_wait: Duration,
     /// Time for a call that is answered at once.
@@ -39,6 +41,7 @@ impl Default for Tunables {
             alive_every: Duration::from_secs(1),
             away_after: Duration::from_secs(4),
             commit_wait: Duration::from_secs(3),
+            election_hold: Duration::from_millis(500),
             follow_wait: Duration::from_secs(5),
             call_timeout: Duration::from_secs(1),
             save_after: Duration::from_millis(300),

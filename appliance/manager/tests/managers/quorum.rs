@@ -263,3 +263,25 @@ fn an_idle_group_does_little() {
     let per_second = (polls(&cluster) - before) / 10;
     assert!(per_second < 400, "{per_second} polls per second in six processes");
 }
+
+#[test]
+fn a_leader_is_found_soon() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::formed(6, 300 + seed);
+        cluster.settle();
+        for number in 1..=6 {
+            cluster.crash(number);
+        }
+        let start = cluster.time.handle().now();
+        cluster.start_all(1..=6);
+        let took = cluster.time.handle().now().since(start);
+        assert!(took < Duration::from_secs(1), "{took:?} until all were admitted after a loss of power");
+
+        let leader = cluster.leader().unwrap();
+        cluster.crash(leader);
+        let start = cluster.time.handle().now();
+        cluster.create(if leader == 6 { 5 } else { 6 }, "data");
+        let took = cluster.time.handle().now().since(start);
+        assert!(took < Duration::from_secs(3), "{took:?} until another led");
+    }
+}
