@@ -35,6 +35,8 @@ pub struct BucketParams {
     pub protection: Protection,
     pub members: Vec<DriveId>,
     pub ensembles: Vec<Ensemble>,
+    /// Blocks of a zone on the member with the smallest zones.
+    pub zone_rows: u32,
     pub find: FindDrive,
     pub journal: weft_journal::Tunables,
     pub tunables: Tunables,
@@ -48,6 +50,7 @@ pub(crate) struct Inner {
     pub id: BucketId,
     pub epoch: Epoch,
     pub protection: Protection,
+    pub zone_rows: u32,
     pub tunables: Tunables,
     pub handle: Handle,
     pub log: Rc<Log>,
@@ -63,8 +66,6 @@ pub(crate) struct Inner {
     pub retired: RefCell<Vec<StripeId>>,
     /// What the frozen memtable covers.
     pub frozen_at: Cell<Seq>,
-    /// Wakes the planner.
-    pub work: Notify,
     /// Told after each round of the planner, to those who wait for room.
     pub progress: Notify,
     pub views: RefCell<BTreeMap<StripeId, Rc<StripeView>>>,
@@ -257,7 +258,7 @@ impl Bucket {
     /// Space for users of this bucket.
     pub fn space(&self) -> Space {
         let zones = self.0.stripes.zones.borrow();
-        let rows = zones.sets().map(|set| u64::from(set.rows)).max().unwrap_or(0).max(1);
+        let rows = u64::from(self.0.zone_rows);
         let tunables = &self.0.tunables;
         let sets = (tunables.zone_sets_max.saturating_sub(tunables.zone_sets_reserved)) as u64;
         let blocks = sets * rows * u64::from(self.0.protection.data) * tunables.fill_share_max / 256;
@@ -268,9 +269,6 @@ impl Bucket {
     pub async fn admit(&self, blocks: u64) -> Result<(), BucketError> {
         for _ in 0..ROOM_WAITS_MAX {
             let zone_sets = self.0.stripes.zones.borrow().sets_len();
-            if zone_sets == 0 {
-                return Ok(());
-            }
             let space = self.space();
             if space.used + blocks > space.blocks {
                 return Err(BucketError::NoSpace);
@@ -293,7 +291,7 @@ impl Bucket {
             return Err(error);
         }
         let progress = self.0.progress.notified();
-        self.0.work.notify_one();
+        self.0.stripes.work.notify_one();
         let _ = self.0.handle.timeout(self.0.tunables.planner_pause, progress).await;
         Ok(())
     }
@@ -462,7 +460,7 @@ impl Bucket {
         }
         add(&self.0.counters.commits, 1);
         if self.wants_work() {
-            self.0.work.notify_one();
+            self.0.stripes.work.notify_one();
         }
         Ok(seq)
     }
@@ -606,7 +604,7 @@ impl Bucket {
     pub fn close(&self) {
         self.0.closed.set(true);
         self.0.log.stop();
-        self.0.work.notify_one();
+        self.0.stripes.work.notify_one();
         self.0.progress.notify_all();
     }
 }

@@ -58,7 +58,7 @@ impl Bucket {
     /// Orderly end: a last checkpoint, so that the next leader has little to replay; then the bucket is closed.
     pub async fn finish(&self) -> Result<(), BucketError> {
         self.0.finishing.set(true);
-        self.0.work.notify_one();
+        self.0.stripes.work.notify_one();
         self.0.planner_done.notified().await;
         let done = match self.failed() {
             None => self.checkpoint().await,
@@ -73,7 +73,7 @@ impl Bucket {
         while self.failed().is_none() && !self.0.finishing.get() {
             let Some(step) = self.next_step() else {
                 self.0.progress.notify_all();
-                self.0.work.notified().await;
+                self.0.stripes.work.notified().await;
                 continue;
             };
             let done = self.take(step).await;

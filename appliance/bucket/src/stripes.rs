@@ -12,7 +12,7 @@ use std::time::Duration;
 use weft_erasure::Code;
 use weft_reactor::Handle;
 use weft_reactor::buf::AlignedBuf;
-use weft_reactor::sync::Mutex;
+use weft_reactor::sync::{Mutex, Notify};
 use weft_wire::drive::{DriveOp, DriveRefusal, DriveReply};
 use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::map::Protection;
@@ -47,6 +47,8 @@ pub struct Stripes {
     pub stats: StripeStats,
     /// Stripes that a read had to repair on the way: to be moved.
     pub damaged: RefCell<std::collections::BTreeSet<StripeId>>,
+    /// Wakes the planner.
+    pub work: Notify,
     handle: Handle,
     code: Code,
     members: Members,
@@ -71,6 +73,7 @@ impl Stripes {
             zones: RefCell::default(),
             stats: StripeStats::default(),
             damaged: RefCell::default(),
+            work: Notify::new(),
             handle,
             code,
             members,
@@ -317,6 +320,7 @@ impl Stripes {
             Ok(_) => {
                 self.stats.checksum_errors.set(self.stats.checksum_errors.get() + 1);
                 self.damaged.borrow_mut().insert(view.id);
+                self.work.notify_one();
                 tracing::warn!(stripe = %view.id, shard = piece.shard, drive = %member.drive, zone = %member.zone,
                     block = view.row + piece.row, blocks = piece.rows, "checksum mismatch");
                 Err(PieceError::Mismatch(member.drive))

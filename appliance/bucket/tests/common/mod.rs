@@ -95,6 +95,7 @@ impl Rig {
             protection: PROTECTION,
             members: (0..u32::from(NODES)).map(DriveId).collect(),
             ensembles: vec![Ensemble { since: Epoch(1), drives: (0..4).map(DriveId).collect() }],
+            zone_rows: 256,
             find: Rc::new(|drive| Some(core(drive.0 as u16))),
             journal: Default::default(),
             tunables: self.tunables,
