@@ -254,8 +254,7 @@ impl Endpoint {
                 Some(opening) => {
                     opening.tries += 1;
                     opening.next = now + hello_after(&self.options, opening.tries);
-                    // Without its cookie: it may have aged, or the peer may be another by now.
-                    opening.hello.cookie = [0; 16];
+                    // A cookie that has aged, or is another process's, is answered by a new one.
                     let hello = packet::whole(Kind::Hello, 0, u64::from(opening.tries), &opening.hello);
                     let to = slot.session.peer;
                     self.push_control(to, hello);
@@ -567,7 +566,7 @@ pub enum Refusal {
 }
 
 fn hello_after(options: &EndpointOptions, tries: u32) -> Duration {
-    (options.probe_initial * (1 << tries.min(10))).min(options.probe_max)
+    (options.probe_initial * (1 << tries.min(10))).min(options.probe_max / 4)
 }
 
 fn refuse(reason: u16, hello: &Hello) -> Refuse {

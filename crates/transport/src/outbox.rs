@@ -1,4 +1,5 @@
-//! Messages to send: cut into pieces in turn, so that a large one never holds up a small one.
+//! Messages to send, cut into pieces. A large one never holds up a small one: small ones go first, three in four times.
+//! Large ones take turns of many packets, so that they are done one after the other and not all at the end.
 //!
 //! A message is *started* when its first piece goes out and ends when all of it arrived. The peer grants a window of bytes
 //! in started messages; the last part of the window is kept for small messages.
@@ -11,6 +12,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A rest of a packet smaller than this is not worth a piece of a larger message.
 const PIECE_BYTES_MIN: usize = 256;
+
+/// Bytes of a large message before the next one has its turn.
+const TURN_BYTES: usize = 256 << 10;
+/// One in so many pieces is a large message's, however many small ones wait.
+const LARGE_EVERY: u8 = 4;
 
 #[derive(Debug)]
 struct Outgoing {
@@ -74,11 +80,56 @@ impl Outgoing {
     }
 }
 
+/// Messages with something to send now.
+#[derive(Debug, Default)]
+struct Turns {
+    small: VecDeque<u64>,
+    large: VecDeque<u64>,
+    pieces: u8,
+    /// What the first large message has sent in this turn.
+    large_bytes: usize,
+}
+
+impl Turns {
+    fn queue_of(&mut self, message: &Outgoing) -> &mut VecDeque<u64> {
+        if message.total <= SMALL_MESSAGE_BYTES { &mut self.small } else { &mut self.large }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.small.is_empty() && self.large.is_empty()
+    }
+
+    /// Whose turn it is.
+    fn next(&self) -> Option<u64> {
+        let large_is_due = self.pieces == 0 && !self.large.is_empty();
+        let first = if self.small.is_empty() || large_is_due { &self.large } else { &self.small };
+        first.front().copied()
+    }
+
+    /// A piece of the message whose turn it was went out.
+    fn sent(&mut self, number: u64, len: usize, has_more: bool) {
+        self.pieces = (self.pieces + 1) % LARGE_EVERY;
+        if self.small.front() == Some(&number) {
+            if !has_more {
+                self.small.pop_front();
+            }
+            return;
+        }
+        self.large_bytes += len;
+        if !has_more || self.large_bytes >= TURN_BYTES {
+            self.large_bytes = 0;
+            self.large.pop_front();
+            if has_more {
+                self.large.push_back(number);
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Outbox {
     messages: BTreeMap<u64, Outgoing>,
-    /// Messages with something to send now.
-    turn: VecDeque<u64>,
+    turns: Turns,
     /// Messages that the window has no room for yet.
     waiting: VecDeque<u64>,
     cancels: VecDeque<u64>,
@@ -135,7 +186,7 @@ impl Outbox {
         self.bytes_started += message.total;
         message.state = State::Started;
         message.in_turn = true;
-        self.turn.push_back(number);
+        self.turns.queue_of(message).push_back(number);
         true
     }
 
@@ -184,21 +235,24 @@ impl Outbox {
 
     /// Forgets the turns of messages that ended meanwhile.
     pub fn prune(&mut self) {
-        while let Some(number) = self.turn.front().copied() {
-            let message = self.messages.get_mut(&number);
-            if message.as_ref().is_some_and(|message| message.has_more()) {
-                return;
-            }
-            self.turn.pop_front();
-            if let Some(message) = message {
-                message.in_turn = false;
+        let Self { messages, turns, .. } = self;
+        for queue in [&mut turns.small, &mut turns.large] {
+            while let Some(number) = queue.front() {
+                let message = messages.get_mut(number);
+                if message.as_ref().is_some_and(|message| message.has_more()) {
+                    break;
+                }
+                if let Some(message) = message {
+                    message.in_turn = false;
+                }
+                queue.pop_front();
             }
         }
     }
 
     /// Whether [`Self::fill`] would write something, given that [`Self::prune`] was called since the last change.
     pub fn has_more(&self) -> bool {
-        !self.turn.is_empty() || !self.cancels.is_empty()
+        !self.turns.is_empty() || !self.cancels.is_empty()
     }
 
     /// Appends frames until `out` has `end` bytes or nothing is left.
@@ -210,7 +264,7 @@ impl Outbox {
             cargo.push(Carried::Cancel(number));
         }
         self.prune();
-        while let Some(number) = self.turn.front().copied() {
+        while let Some(number) = self.turns.next() {
             let Some(message) = self.messages.get_mut(&number) else { return };
             let room = end.saturating_sub(out.len() + FRAGMENT_BYTES);
             let wanted = message.piece_bytes_next();
@@ -228,11 +282,8 @@ impl Outbox {
             frame::put_fragment(out, &fragment, len as u16);
             message.put(out, offset, len);
             cargo.push(Carried::Piece { number, offset, len });
-            self.turn.pop_front();
             message.in_turn = message.has_more();
-            if message.in_turn {
-                self.turn.push_back(number);
-            }
+            self.turns.sent(number, len as usize, message.in_turn);
             self.prune();
         }
     }
@@ -269,7 +320,7 @@ impl Outbox {
                 message.again.push((offset, len));
                 if !message.in_turn {
                     message.in_turn = true;
-                    self.turn.push_front(number);
+                    self.turns.queue_of(message).push_front(number);
                 }
             }
             Carried::Cancel(number) => self.cancels.push_back(number),
