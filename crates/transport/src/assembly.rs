@@ -153,7 +153,9 @@ impl Assembly {
         if !same {
             return Piece::Wrong;
         }
-        if partial.received.len() >= PIECES_MAX {
+        let end = fragment.offset + data.len() as u32;
+        // What closes a gap is always welcome, so that there is a way out.
+        if partial.received.len() >= PIECES_MAX && !partial.received.touches(fragment.offset, end) {
             return Piece::NoRoom;
         }
         let offset = fragment.offset as usize;
@@ -166,7 +168,7 @@ impl Assembly {
         if let Some(target) = partial.body.as_mut_slice().get_mut(body_offset..body_offset + second.len()) {
             target.copy_from_slice(second);
         }
-        partial.received.insert(fragment.offset, fragment.offset + data.len() as u32);
+        partial.received.insert(fragment.offset, end);
         if !partial.received.is_exactly(0, total as u32) {
             return Piece::Stored;
         }

@@ -28,6 +28,8 @@ pub const PACKETS_IN_FLIGHT_MAX: usize = 8192;
 pub const COOKIE_LIFE: Duration = Duration::from_secs(15);
 /// Stateless resets sent per second; a restarted core has at most this many peers to tell at once.
 pub const RESETS_PER_SECOND: u32 = 2000;
+/// A session without traffic for so long gives the memory back that only traffic needs.
+pub const REST_AFTER: Duration = Duration::from_secs(5);
 /// Gap to the largest packet known to have arrived from which on a late one counts as lost, once a round trip has passed.
 pub const LOSS_PACKETS: u64 = 3;
 /// A timer finer than this is not worth waking up for.

@@ -200,6 +200,12 @@ impl Outbox {
         }
     }
 
+    /// Gives memory back that only traffic needs.
+    pub fn shrink(&mut self) {
+        let queues = [&mut self.turns.small, &mut self.turns.large, &mut self.waiting, &mut self.cancels];
+        queues.into_iter().for_each(VecDeque::shrink_to_fit);
+    }
+
     /// Takes a request back: the peer is told, whatever it has got of it.
     pub fn cancel(&mut self, number: u64) {
         if let Some(message) = self.messages.get_mut(&number) {
@@ -288,24 +294,18 @@ impl Outbox {
         }
     }
 
-    /// Something arrived. Returns the number of a message that arrived as a whole by it.
-    pub fn on_arrived(&mut self, carried: Carried) -> Option<u64> {
+    /// Something arrived.
+    pub fn on_arrived(&mut self, carried: Carried) {
         match carried {
             Carried::Piece { number, len, .. } => {
-                let message = self.messages.get_mut(&number)?;
+                let Some(message) = self.messages.get_mut(&number) else { return };
                 message.arrived += len;
-                let whole = message.state == State::Started && message.arrived as usize >= message.total;
-                if !whole {
-                    return None;
+                if message.state == State::Started && message.arrived as usize >= message.total {
+                    self.end(number);
                 }
-                self.end(number);
-                Some(number)
             }
-            Carried::Cancel(number) => {
-                self.end(number);
-                None
-            }
-            Carried::MtuProbe => None,
+            Carried::Cancel(number) => self.end(number),
+            Carried::MtuProbe => {}
         }
     }
 

@@ -9,47 +9,30 @@ impl<N> Default for Ranges<N> {
     }
 }
 
-/// How much of an inserted range was new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    All,
-    Part,
-    Nothing,
-}
-
 impl<N: Copy + Ord> Ranges<N> {
     /// Adds `start..end`, which must not be empty.
-    pub fn insert(&mut self, start: N, end: N) -> Inserted {
+    pub fn insert(&mut self, start: N, end: N) {
         debug_assert!(start < end, "an empty range has no place in a set");
         match self.0.last_mut() {
-            None => {
-                self.0.push((start, end));
-                return Inserted::All;
-            }
-            Some(last) if start == last.1 => {
-                last.1 = end;
-                return Inserted::All;
-            }
-            Some(last) if start > last.1 => {
-                self.0.push((start, end));
-                return Inserted::All;
-            }
-            Some(_) => {}
+            Some(last) if start == last.1 => last.1 = end,
+            Some(last) if start < last.1 => self.insert_within(start, end),
+            _ => self.0.push((start, end)),
         }
+    }
+
+    fn insert_within(&mut self, start: N, end: N) {
         // The first range that reaches `start`, and the first that begins beyond `end`.
         let from = self.0.partition_point(|range| range.1 < start);
         let to = self.0.partition_point(|range| range.0 <= end);
-        let Some(touched) = self.0.get(from..to).filter(|touched| !touched.is_empty()) else {
-            self.0.insert(from, (start, end));
-            return Inserted::All;
-        };
-        if touched.iter().any(|range| range.0 <= start && end <= range.1) {
-            return Inserted::Nothing;
-        }
-        let overlaps = touched.iter().any(|range| range.0 < end && start < range.1);
+        let touched = self.0.get(from..to).unwrap_or_default();
         let joined = touched.iter().fold((start, end), |sum, range| (sum.0.min(range.0), sum.1.max(range.1)));
         self.0.splice(from..to, [joined]);
-        if overlaps { Inserted::Part } else { Inserted::All }
+    }
+
+    /// Whether inserting `start..end` would add no range: it overlaps or meets one that is there.
+    pub fn touches(&self, start: N, end: N) -> bool {
+        let at = self.0.partition_point(|range| range.1 < start);
+        self.0.get(at).is_some_and(|range| range.0 <= end)
     }
 
     pub fn contains(&self, number: N) -> bool {
@@ -90,13 +73,10 @@ mod tests {
             for _ in 0..40 {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 let (start, len) = ((state >> 33) % 100, (state >> 50) % 9 + 1);
-                let new = (start..start + len).filter(|n| plain.insert(*n)).count() as u64;
-                let expected = match new {
-                    0 => Inserted::Nothing,
-                    n if n == len => Inserted::All,
-                    _ => Inserted::Part,
-                };
-                assert_eq!(ranges.insert(start, start + len), expected);
+                plain.extend(start..start + len);
+                let (touches, before) = (ranges.touches(start, start + len), ranges.len());
+                ranges.insert(start, start + len);
+                assert_eq!(touches, ranges.len() <= before);
                 for n in 0..120 {
                     assert_eq!(ranges.contains(n), plain.contains(&n));
                 }

@@ -110,6 +110,11 @@ impl Sent {
         Some(packet)
     }
 
+    /// Gives memory back that only traffic needs.
+    pub fn shrink(&mut self) {
+        self.packets.shrink_to_fit();
+    }
+
     fn trim(&mut self) {
         while let Some(None) = self.packets.front() {
             self.packets.pop_front();

@@ -11,7 +11,7 @@ use crate::endpoint::{CallId, Event, RequestId};
 use crate::frame::{self, Ack, FragmentHead, Frame, Frames};
 use crate::mtu::Mtu;
 use crate::options::{
-    ACK_RANGES_MAX, EndpointOptions, LOSS_PACKETS, PACKETS_IN_FLIGHT_MAX, REQUEST_WINDOW, TIMER_GRANULARITY,
+    ACK_RANGES_MAX, EndpointOptions, LOSS_PACKETS, PACKETS_IN_FLIGHT_MAX, REQUEST_WINDOW, REST_AFTER, TIMER_GRANULARITY,
 };
 use crate::outbox::Outbox;
 use crate::packet::{self, FLAG_ACK_NOW, Kind, OVERHEAD_BYTES, Packet, TAG_BYTES};
@@ -142,6 +142,8 @@ pub struct Session {
     pub opened_at: Instant,
     heard_at: Instant,
     used_at: Instant,
+    /// Holds no more memory than it must.
+    is_resting: bool,
 
     /// The timer that the endpoint holds for this session.
     pub timer: Option<Instant>,
@@ -180,6 +182,7 @@ impl Session {
             opened_at: now,
             heard_at: now,
             used_at: now,
+            is_resting: false,
             timer: None,
             is_ready: false,
         }
@@ -270,6 +273,7 @@ impl Session {
             return;
         }
         self.heard_at = now;
+        self.is_resting = false;
         let mut asks = false;
         for frame in Frames::new(packet.payload) {
             let taken = match frame {
@@ -534,6 +538,7 @@ impl Session {
 
     fn record(&mut self, now: Instant, number: u64, bytes: usize, cargo: Cargo) {
         self.unanswered_since.get_or_insert(now);
+        self.is_resting = false;
         self.used_at = now;
         self.sent.record(SentPacket { number, at: now, bytes, cargo });
     }
@@ -562,10 +567,16 @@ impl Session {
         }
     }
 
+    /// When to free what only traffic needs.
+    fn rest_at(&self) -> Option<Instant> {
+        let rests = self.is_resting || !self.sent.is_empty() || self.has_data();
+        (!rests).then(|| self.heard_at.max(self.used_at) + REST_AFTER)
+    }
+
     /// When [`Self::handle_timeout`] has something to do, or an acknowledgement becomes due.
     pub fn next_timeout(&self, now: Instant, options: &EndpointOptions) -> Instant {
         let acknowledge = self.acknowledge_at.filter(|at| *at > now);
-        [acknowledge, self.loss_at, self.probe_at(options), self.ping_at()]
+        [acknowledge, self.loss_at, self.probe_at(options), self.ping_at(), self.rest_at()]
             .into_iter()
             .flatten()
             .fold(self.idle_at(options), Instant::min)
@@ -586,6 +597,11 @@ impl Session {
         if self.ping_at().is_some_and(|at| at <= now) {
             self.ping_due = true;
             self.ping_after = (self.ping_after * 2).min(options.ping_max);
+        }
+        if self.rest_at().is_some_and(|at| at <= now) {
+            self.is_resting = true;
+            self.sent.shrink();
+            self.outbox.shrink();
         }
         if self.idle_at(options) <= now { Life::Expired } else { Life::Alive }
     }

@@ -124,6 +124,11 @@ fn idle_sessions_end_and_long_calls_keep_theirs() {
 }
 
 #[test]
+fn a_session_is_small() {
+    assert!(size_of::<crate::session::Session>() <= 1024, "{}", size_of::<crate::session::Session>());
+}
+
+#[test]
 fn a_silent_pair_sends_nothing() {
     let mut pair = Pair::new(8, Faults::default());
     pair.call(a(), b(), b"", body(1, 100_000));
