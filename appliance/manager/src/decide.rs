@@ -35,10 +35,7 @@ pub fn decide(map: &Map, proposal: &Proposal) -> Decision {
         Proposal::CreateFilesystem { name, size_bytes } => create_filesystem(map, name, *size_bytes),
         Proposal::FilesystemReady { fs } => filesystem_ready(map, *fs),
         Proposal::DeleteFilesystem { name } => delete_filesystem(map, name),
-        Proposal::FilesystemGone { fs } => match map.filesystems.get(fs) {
-            None => Decision::Nothing(Outcome { fs: *fs, ..Outcome::default() }),
-            Some(_) => change(map, vec![Change::RemoveFilesystem(*fs)], Outcome { fs: *fs, ..Outcome::default() }),
-        },
+        Proposal::FilesystemGone { fs } => filesystem_gone(map, *fs),
         Proposal::NewClient { host } => new_client(map, host),
         Proposal::RemoveClient { client } => match map.clients.get(client) {
             None => Decision::Nothing(Outcome { client: *client, ..Outcome::default() }),
@@ -213,6 +210,15 @@ fn delete_filesystem(map: &Map, name: &str) -> Decision {
         return Decision::Nothing(outcome);
     }
     change(map, vec![Change::Filesystem(Filesystem { state: FilesystemState::Deleting, ..fs.clone() })], outcome)
+}
+
+fn filesystem_gone(map: &Map, id: FsId) -> Decision {
+    let outcome = Outcome { fs: id, ..Outcome::default() };
+    match map.filesystems.get(&id) {
+        None => Decision::Nothing(outcome),
+        Some(fs) if fs.state == FilesystemState::Deleting => change(map, vec![Change::RemoveFilesystem(id)], outcome),
+        Some(fs) => refused(format!("filesystem {:?} is in use; delete it first", fs.name)),
+    }
 }
 
 fn new_client(map: &Map, host: &str) -> Decision {

@@ -10,7 +10,7 @@ use crate::propose::{Patience, ask_leader};
 use crate::records::{MapRecord, Place, RaftRecord, seal};
 use crate::shared::{Role, Shared};
 use crate::store::{ConfigStore, Slot};
-use crate::tunables::Tunables;
+use crate::tunables::{MAP_BYTES_MAX, Tunables};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use weft_reactor::{Handle, Task};
 use weft_transport::rpc::Network;
 use weft_wire::manager::{ManagerReply, ManagerRequest, Proposal};
 use weft_wire::map::Map;
-use weft_wire::{Incarnation, MapVersion, NodeId, Service, Uuid};
+use weft_wire::{Incarnation, MapVersion, NodeId, Service, Uuid, encode};
 
 /// Serves the map and, on managers, votes on it. One for each node, on its first core.
 pub struct Manager {
@@ -32,6 +32,10 @@ pub enum BootstrapError {
     OtherCluster(Uuid),
     #[error("the map has no {0}")]
     NoSuchNode(NodeId),
+    #[error(
+        "the map takes {bytes} bytes, more than the {MAP_BYTES_MAX} that a drive keeps; form the cluster with fewer buckets"
+    )]
+    TooLarge { bytes: usize },
     #[error("the first map could not be stored: {0}")]
     Store(String),
 }
@@ -81,6 +85,10 @@ impl Manager {
         }
         if !map.nodes.contains_key(&node) {
             return Err(BootstrapError::NoSuchNode(node));
+        }
+        let bytes = encode(&map).len();
+        if bytes > MAP_BYTES_MAX {
+            return Err(BootstrapError::TooLarge { bytes });
         }
         let store = &self.shared.store;
         let drives = store.drives();

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cluster;
+mod decisions;
 mod follow;
 mod forget;
 mod hostile;

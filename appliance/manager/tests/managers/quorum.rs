@@ -53,6 +53,7 @@ fn a_filesystem_lives_and_goes() {
     cluster.commit(3, Proposal::FilesystemReady { fs });
     let exists = cluster.propose(1, Proposal::CreateFilesystem { name: "data".into(), size_bytes: 9 });
     assert_eq!(exists, ManagerReply::Refused("a filesystem \"data\" exists".into()));
+    assert!(matches!(cluster.propose(1, Proposal::FilesystemGone { fs }), ManagerReply::Refused(_)), "it is in use");
     cluster.commit(4, Proposal::DeleteFilesystem { name: "data".into() });
     cluster.commit(4, Proposal::FilesystemGone { fs });
     assert!(cluster.agreed().filesystems.is_empty());
