@@ -346,6 +346,9 @@ pub trait Filesystem: 'static {
     }
 
     /// The last descriptor was closed, the last mapping gone. Nobody waits for the answer.
+    ///
+    /// All locks end that were taken through `handle`. (The kernel tells the owner of a flock, but says nothing of OFD
+    /// locks; those of POSIX owners ended with [`flush`](Self::flush) before.)
     async fn release(&self, request: &Request, node: NodeId, handle: FileHandle, how: ReleaseHow) -> Result<()> {
         Ok(())
     }

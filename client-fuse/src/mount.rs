@@ -1,9 +1,12 @@
 //! Mounting, remounting and unmounting by the system calls themselves, as root.
+#![allow(unsafe_code, reason = "statx has no safe wrapper")]
 
 use crate::channel::Channel;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What a mount shows as its type (`findmnt -t fuse.weft`).
@@ -64,4 +67,24 @@ pub fn remount(mountpoint: &Path, flags: MsFlags) -> Result<(), MountError> {
 /// Takes the mount out of the tree at once; what is open in it stays usable until it is closed, or the session ends.
 pub fn unmount_lazily(mountpoint: &Path) -> Result<(), Errno> {
     nix::mount::umount2(mountpoint, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+}
+
+/// The kernel's number for one mount, never given to another (Linux 6.8; before, there is none).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountId(u64);
+
+impl MountId {
+    /// Of what is mounted there now. Asks the kernel alone, not the filesystem.
+    pub fn at(mountpoint: &Path) -> Option<Self> {
+        /// `STATX_MNT_ID_UNIQUE`
+        const MASK: u32 = 0x4000;
+        let path = CString::new(mountpoint.as_os_str().as_bytes()).ok()?;
+        let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
+        let flags = libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+        // SAFETY: the path ends in a zero byte and `stat` has room for the answer; both outlive the call.
+        let result = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, MASK, stat.as_mut_ptr()) };
+        // SAFETY: all-zero is a valid statx, and the kernel writes whole ones.
+        let stat = unsafe { stat.assume_init() };
+        (result == 0 && stat.stx_mask & MASK != 0).then_some(Self(stat.stx_mnt_id))
+    }
 }

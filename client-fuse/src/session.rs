@@ -10,7 +10,7 @@ use crate::answer::Answer;
 use crate::channel::{Channel, Closed, Received};
 use crate::filesystem::Filesystem;
 use crate::handshake::{self, ReaddirPlus};
-use crate::mount::{self, MountError};
+use crate::mount::{self, MountError, MountId};
 use crate::worker::{Peers, Reader, Worker};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -72,6 +72,7 @@ pub enum SessionError {
 pub struct Session {
     channel: Option<Arc<Channel>>,
     mountpoint: PathBuf,
+    mount_id: Option<MountId>,
     options: SessionOptions,
 }
 
@@ -106,7 +107,8 @@ impl Session {
             errno => MountError::Device { errno },
         })?;
         mount::mount(&channel, &options.source, &absolute, options.flags, handshake::IO_BYTES_MAX)?;
-        let session = Self { channel: Some(Arc::new(channel)), mountpoint: absolute, options };
+        let mount_id = MountId::at(&absolute);
+        let session = Self { channel: Some(Arc::new(channel)), mountpoint: absolute, mount_id, options };
         session.shake_hands()?;
         Ok(session)
     }
@@ -127,10 +129,7 @@ impl Session {
         let Some(channel) = self.channel.take() else { return Ok(()) };
         let threads = self.options.threads.clamp(1, THREADS_MAX);
         let result = self.serve(channel, threads, &make);
-        if result != Ok(Closed::Unmounted) {
-            // It may be gone already; then there is nothing to do.
-            let _ = mount::unmount_lazily(&self.mountpoint);
-        }
+        self.remove_dead_mount(result == Ok(Closed::Unmounted));
         result.map(|_| ())
     }
 
@@ -182,6 +181,19 @@ impl Session {
             }
             failure.map_or(Ok(closed), Err)
         })
+    }
+
+    /// `umount -f` of a busy mount cuts the connection and leaves the mount, dead; so does a failure of ours.
+    fn remove_dead_mount(&self, said_unmounted: bool) {
+        let is_ours = match self.mount_id {
+            Some(ours) => MountId::at(&self.mountpoint) == Some(ours),
+            // Somebody else's mount may be there by now: better a dead mount of ours than a live one of theirs.
+            None => !said_unmounted,
+        };
+        if is_ours {
+            // It may go at this moment; then there is nothing to do.
+            let _ = mount::unmount_lazily(&self.mountpoint);
+        }
     }
 
     fn shake_hands(&self) -> Result<(), MountError> {
