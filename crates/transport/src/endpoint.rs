@@ -10,8 +10,9 @@ use crate::options::{
     BATCH_BYTES_MAX, BATCH_SEGMENTS_MAX, BATCHES_PER_TURN, CONTROL_QUEUE_MAX, EndpointOptions, RESETS_PER_SECOND,
 };
 use crate::packet::{self, Accept, Hello, Kind, Packet, REFUSE_FULL, REFUSE_VERSION, Refuse, Retry};
+use crate::role::{Accepter, Opener, Role, Status};
 use crate::rpc::{CallError, Response, fits};
-use crate::session::{Accepter, ECN_CAPABLE, Life, Opener, Role, Session, Shared, Status};
+use crate::session::{ECN_CAPABLE, Life, Session, Shared};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

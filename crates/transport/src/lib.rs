@@ -16,6 +16,7 @@ pub mod options;
 mod outbox;
 mod packet;
 mod ranges;
+mod role;
 pub mod rpc;
 mod rtt;
 mod sent;

@@ -11,16 +11,17 @@ use crate::endpoint::{CallId, Event, RequestId};
 use crate::frame::{self, Ack, FragmentHead, Frame, Frames};
 use crate::mtu::Mtu;
 use crate::options::{
-    ACK_RANGES_MAX, EndpointOptions, LOSS_PACKETS, PACKETS_IN_FLIGHT_MAX, REQUEST_WINDOW, REST_AFTER, TIMER_GRANULARITY,
+    ACK_RANGES_MAX, EndpointOptions, LOSS_PACKETS, PACKETS_IN_FLIGHT_MAX, REST_AFTER, TIMER_GRANULARITY,
 };
 use crate::outbox::Outbox;
 use crate::packet::{self, FLAG_ACK_NOW, Kind, OVERHEAD_BYTES, Packet, TAG_BYTES};
 use crate::ranges::Ranges;
+use crate::role::{Role, Status};
 use crate::rpc::{CallError, Response};
 use crate::rtt::Rtt;
 use crate::sent::{Cargo, Carried, Sent, SentPacket};
 use bytes::Bytes;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_reactor::Instant;
@@ -29,16 +30,6 @@ use weft_wire::Service;
 /// The two bits of the IP header: we understand marks of congestion; this packet has met some.
 pub const ECN_CAPABLE: u8 = 0b10;
 const ECN_MARKED: u8 = 0b11;
-
-/// How a response came about, as its first byte of meaning on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Status {
-    Done = 0,
-    Overloaded = 1,
-    NoService = 2,
-    TooLarge = 3,
-}
 
 /// What sessions of an endpoint share.
 pub struct Shared<'a> {
@@ -54,54 +45,6 @@ pub enum Life {
     /// Nothing was under way; nobody will miss it.
     Expired,
     Unreachable,
-}
-
-#[derive(Debug)]
-pub enum Role {
-    Opener(Opener),
-    Accepter(Accepter),
-}
-
-#[derive(Debug, Default)]
-pub struct Opener {
-    /// Calls without a response so far.
-    calls: BTreeSet<u64>,
-    next: u64,
-}
-
-#[derive(Debug)]
-pub struct Accepter {
-    /// Which session of its peer this is.
-    pub order: u64,
-    /// Requests below were received or taken back.
-    settled_below: u64,
-    settled: BTreeSet<u64>,
-    /// Requests in handlers.
-    running: BTreeSet<u64>,
-}
-
-impl Accepter {
-    pub fn new(order: u64) -> Self {
-        Self { order, settled_below: 0, settled: BTreeSet::new(), running: BTreeSet::new() }
-    }
-
-    fn is_settled(&self, number: u64) -> bool {
-        number < self.settled_below || self.settled.contains(&number)
-    }
-
-    fn is_in_window(&self, number: u64) -> bool {
-        number < self.settled_below.saturating_add(REQUEST_WINDOW)
-    }
-
-    fn settle(&mut self, number: u64) {
-        if number < self.settled_below {
-            return;
-        }
-        self.settled.insert(number);
-        while self.settled.remove(&self.settled_below) {
-            self.settled_below += 1;
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -131,6 +131,45 @@ fn a_run_is_a_function_of_its_seed() {
     assert_eq!(run(), run());
 }
 
+/// Time that eight nodes need to write 8 MiB each to one, over links of 10 Gbit/s.
+fn incast(net: SimNetOptions) -> Duration {
+    let time = VirtualTime::new(1);
+    let net = SimNet::new(1, SimNetOptions { bandwidth: Some(1_250_000_000), ..net });
+    time.add_poller(net.poller());
+    let node = |id| {
+        let rpc = Rpc::new(time.handle(), Box::new(net.link(address(id)).unwrap()), RpcOptions::default());
+        time.add_poller(rpc.poller());
+        rpc
+    };
+    let server = node(9);
+    server.serve(Service::Drive, handler(|_| async { Response::default() }));
+    let clients: Vec<_> = (1..9).map(node).collect();
+    let began = time.handle().now();
+    let writers = clients.iter().map(|client| async move {
+        for _ in 0..4 {
+            let body = || Bytes::from(vec![1; 1 << 20]);
+            let write = || client.call_addr(address(9), Service::Drive, Bytes::new(), body(), SECOND * 20);
+            for outcome in join_all([write(), write()]).await {
+                flatten(outcome).unwrap();
+            }
+        }
+    });
+    time.block_on(join_all(writers));
+    time.handle().now().since(began)
+}
+
+#[test]
+fn many_writers_to_one_share_its_link() {
+    let wire = Duration::from_nanos((64 << 20) * 1_000_000_000 / 1_250_000_000);
+    let clean = incast(SimNetOptions::calm());
+    let unmarked = incast(SimNetOptions { mark_above_bytes: u64::MAX, ..SimNetOptions::calm() });
+    let lossy = incast(SimNetOptions { loss: 0.01, ..SimNetOptions::calm() });
+    println!("wire {wire:?}, clean {clean:?}, without marks {unmarked:?}, 1 % loss {lossy:?}");
+    assert!(wire * 10 >= clean * 9, "{clean:?} for {wire:?}");
+    assert!(wire * 100 >= unmarked * 85, "{unmarked:?} for {wire:?}");
+    assert!(clean * 10 >= lossy * 8, "{lossy:?} for {clean:?}");
+}
+
 #[test]
 fn a_core_calls_itself_without_a_link() {
     let Simulated { time, net, nodes: [a, _] } = simulated(1, SimNetOptions::calm(), &RpcOptions::default());
