@@ -1,0 +1,387 @@
+//! Contents: reads, writes, appends and holes, split by slab.
+//!
+//! Slab 0 is in the inode's bucket, and one request there does everything. Other slabs are in buckets of their own: their
+//! data is written first, then the size and the times are published at the inode. A write to them carries the cut
+//! generation that the writer knows, so that it can't bring back what a truncate has removed.
+
+use crate::client::{Client, unexpected};
+use crate::errno::Errno;
+use crate::request::Failure;
+use crate::tunables::{APPEND_BYTES_MAX, GENERATIONS_MAX, PARALLEL_MAX, PUNCH_SLABS_MAX, SLABS_ASKED_MAX};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use weft_reactor::{join, join_all};
+use weft_wire::fs::{Attr, FallocateMode, FsOp, FsReply, SeekTarget};
+use weft_wire::hash::slab_position;
+use weft_wire::limits::{FILE_BYTES_MAX, SLAB_BYTES};
+use weft_wire::{BucketId, InodeId, Position};
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The parts of a byte range that lie in one slab each.
+fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let stop = (at / SLAB_BYTES + 1).saturating_mul(SLAB_BYTES).min(range.end);
+        let piece = (at < range.end).then_some(at..stop);
+        at = stop;
+        piece
+    })
+}
+
+fn push_zeros(parts: &mut Vec<Bytes>, mut len: usize) {
+    while len > 0 {
+        let some = len.min(ZEROS.len());
+        parts.push(Bytes::from_static(&ZEROS[..some]));
+        len -= some;
+    }
+}
+
+impl Client {
+    /// Where the slab with this byte is.
+    fn slab_at(&self, inode: InodeId, offset: u64) -> Position {
+        let slab = offset / SLAB_BYTES;
+        match self.follower.map() {
+            Some(map) => slab_position(&map.secret, self.fs, inode, slab),
+            // There is always a map once there is a client.
+            None => inode.position(),
+        }
+    }
+
+    /// Takes note of what the leader told of an inode.
+    pub(crate) fn learn(&self, attr: &Attr) {
+        let mut generations = self.generations.borrow_mut();
+        if attr.cut_generation == 0 && attr.size_bytes <= SLAB_BYTES {
+            // The common small file needs no memory; one that was cut meanwhile answers so.
+            return;
+        }
+        if generations.len() >= GENERATIONS_MAX && !generations.contains_key(&attr.inode) {
+            generations.clear();
+        }
+        let known = generations.entry(attr.inode).or_default();
+        *known = attr.cut_generation.max(*known);
+    }
+
+    async fn generation(&self, inode: InodeId) -> Result<u64, Errno> {
+        let known = self.generations.borrow().get(&inode).copied();
+        match known {
+            Some(generation) => Ok(generation),
+            None => Ok(self.getattr(inode).await?.cut_generation),
+        }
+    }
+
+    /// Up to `len` bytes; fewer only where the file ends.
+    pub async fn read(&self, inode: InodeId, offset: u64, len: u32) -> Result<Vec<Bytes>, Errno> {
+        let end = offset.saturating_add(u64::from(len)).min(FILE_BYTES_MAX);
+        if offset >= end {
+            return Ok(Vec::new());
+        }
+        if end <= SLAB_BYTES {
+            return Ok(vec![self.read_slab(inode, offset..end).await?]);
+        }
+        // The size is asked along with the data: what was written before this read began is in both answers.
+        let reads = join_all(pieces(offset..end).map(|piece| self.read_slab(inode, piece)));
+        let (attr, found) = join(self.getattr(inode), reads).await;
+        let size = attr?.size_bytes;
+        let mut parts = Vec::with_capacity(found.len());
+        for (piece, data) in pieces(offset..end).zip(found) {
+            if piece.start >= size {
+                break;
+            }
+            let wanted = (piece.end.min(size) - piece.start) as usize;
+            let data = data?;
+            let there = data.len().min(wanted);
+            parts.push(data.slice(..there));
+            push_zeros(&mut parts, wanted - there);
+        }
+        Ok(parts)
+    }
+
+    async fn read_slab(&self, inode: InodeId, piece: Range<u64>) -> Result<Bytes, Errno> {
+        let len_bytes = (piece.end - piece.start) as u32;
+        let op = FsOp::Read { inode, offset: piece.start, len_bytes };
+        match self.ask(self.slab_at(inode, piece.start), op).await? {
+            (FsReply::Data, data) if data.len() <= len_bytes as usize => Ok(data),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes at an offset; answers how much. Fewer bytes than given: the rest failed, or is beyond the largest size.
+    pub async fn write(&self, inode: InodeId, offset: u64, data: Bytes, kill_setid: bool) -> Result<usize, Errno> {
+        let end = offset.saturating_add(data.len() as u64).min(FILE_BYTES_MAX);
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if offset >= end {
+            return Err(Errno::EFBIG);
+        }
+        if end <= SLAB_BYTES {
+            let len = (end - offset) as usize;
+            self.write_first_slab(inode, offset, data.slice(..len), kill_setid).await?;
+            return Ok(len);
+        }
+        let writes = pieces(offset..end).map(|piece| {
+            let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
+            async move {
+                if piece.start < SLAB_BYTES {
+                    self.write_first_slab(inode, piece.start, part, kill_setid).await
+                } else {
+                    self.write_slab(inode, piece.start, part).await
+                }
+            }
+        });
+        let mut stands = offset;
+        let mut failed = None;
+        for (piece, outcome) in pieces(offset..end).zip(join_all(writes).await) {
+            match outcome {
+                Ok(()) => stands = piece.end,
+                Err(errno) => {
+                    failed = Some(errno);
+                    break;
+                }
+            }
+        }
+        match failed {
+            Some(errno) if stands == offset => return Err(errno),
+            // What is in slab 0 has published itself.
+            _ if stands <= SLAB_BYTES => {}
+            _ => drop(self.publish(inode, stands, kill_setid).await?),
+        }
+        Ok((stands - offset) as usize)
+    }
+
+    async fn write_first_slab(&self, inode: InodeId, offset: u64, data: Bytes, kill_setid: bool) -> Result<(), Errno> {
+        let op = FsOp::Write { inode, offset, cut_generation: 0, kill_setid };
+        match self.change(inode.position(), op, data).await? {
+            (FsReply::Written { attr, .. }, _) => {
+                attr.iter().for_each(|attr| self.learn(attr));
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn write_slab(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<(), Errno> {
+        self.change_slab(inode, offset, data, |cut_generation| FsOp::Write {
+            inode,
+            offset,
+            cut_generation,
+            kill_setid: false,
+        })
+        .await
+    }
+
+    /// Changes a slab under the newest cut generation.
+    async fn change_slab(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        data: Bytes,
+        op: impl Fn(u64) -> FsOp,
+    ) -> Result<(), Errno> {
+        let position = self.slab_at(inode, offset);
+        loop {
+            let known = self.generation(inode).await?;
+            match self.change(position, op(known), data.clone()).await {
+                Ok((FsReply::Written { .. } | FsReply::Done, _)) => return Ok(()),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(Failure::Errno(errno)) => return Err(errno),
+                Err(Failure::Cut { generation }) => {
+                    // The cut is known at the inode before any slab hears of it.
+                    let newest = self.getattr(inode).await?.cut_generation;
+                    if newest < generation {
+                        tracing::error!(%inode, newest, generation, "a slab knows a cut that its inode doesn't");
+                        return Err(Errno::EIO);
+                    }
+                    self.generations.borrow_mut().insert(inode, newest);
+                }
+            }
+        }
+    }
+
+    /// The data up to `end` is durable: makes it part of the file. 0: only the times change.
+    async fn publish(&self, inode: InodeId, end: u64, kill_setid: bool) -> Result<Attr, Errno> {
+        match self.inode_change(inode, FsOp::Publish { inode, end, kill_setid }).await? {
+            (FsReply::Attr(attr), _) => {
+                self.learn(&attr);
+                Ok(attr)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes at the end of the file, wherever that is then; answers how much.
+    pub async fn append(&self, inode: InodeId, data: Bytes, kill_setid: bool) -> Result<usize, Errno> {
+        let mut written = 0;
+        while written < data.len() {
+            let part = data.slice(written..data.len().min(written + APPEND_BYTES_MAX));
+            let len = part.len();
+            let outcome = self.change(inode.position(), FsOp::Append { inode, kill_setid }, part).await;
+            match outcome.map_err(Errno::from) {
+                Ok((FsReply::Written { attr, .. }, _)) => attr.iter().for_each(|attr| self.learn(attr)),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(_) if written > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+            written += len;
+        }
+        Ok(written)
+    }
+
+    /// Reserves, punches or zeroes a range.
+    pub async fn fallocate(&self, inode: InodeId, offset: u64, len: u64, mode: FallocateMode) -> Result<(), Errno> {
+        if len == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let mut end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX).ok_or(Errno::EFBIG)?;
+        if mode == FallocateMode::Punch && len / SLAB_BYTES > PUNCH_SLABS_MAX {
+            // Far beyond the size there is nothing but what was reserved there.
+            let size = self.getattr(inode).await?.size_bytes;
+            end = end.min(size.max(offset.saturating_add(PUNCH_SLABS_MAX * SLAB_BYTES)));
+        }
+        let mut left = pieces(offset..end).peekable();
+        while left.peek().is_some() {
+            let some: Vec<_> = left.by_ref().take(PARALLEL_MAX).collect();
+            let changes = some.into_iter().map(|piece| self.fallocate_slab(inode, piece, mode));
+            for outcome in join_all(changes).await {
+                outcome?;
+            }
+        }
+        if end <= SLAB_BYTES {
+            return Ok(());
+        }
+        let grows =
+            matches!(mode, FallocateMode::Allocate { keep_size: false } | FallocateMode::Zero { keep_size: false });
+        self.publish(inode, if grows { end } else { 0 }, false).await.map(drop)
+    }
+
+    async fn fallocate_slab(&self, inode: InodeId, piece: Range<u64>, mode: FallocateMode) -> Result<(), Errno> {
+        let (offset, len_bytes) = (piece.start, piece.end - piece.start);
+        self.change_slab(inode, offset, Bytes::new(), |cut_generation| FsOp::Fallocate {
+            inode,
+            offset,
+            len_bytes,
+            mode,
+            cut_generation,
+        })
+        .await
+    }
+
+    /// Where data or a hole is, at or after `offset`. `ENXIO`: there is none before the end.
+    pub async fn seek(&self, inode: InodeId, offset: u64, target: SeekTarget) -> Result<u64, Errno> {
+        let size = self.getattr(inode).await?.size_bytes;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        let mut at = offset;
+        if at < SLAB_BYTES {
+            let end = size.min(SLAB_BYTES);
+            if let Some(found) = self.seek_at(inode.position(), inode, at..end, target).await? {
+                return Ok(found);
+            }
+            at = end;
+        }
+        let found = match target {
+            SeekTarget::Data => self.seek_data(inode, at..size).await?,
+            SeekTarget::Hole => self.seek_hole(inode, at..size).await?,
+        };
+        match (found, target) {
+            (Some(found), _) => Ok(found),
+            // The end of the file counts as a hole.
+            (None, SeekTarget::Hole) => Ok(size),
+            (None, SeekTarget::Data) => Err(Errno::ENXIO),
+        }
+    }
+
+    async fn seek_at(
+        &self,
+        position: Position,
+        inode: InodeId,
+        range: Range<u64>,
+        target: SeekTarget,
+    ) -> Result<Option<u64>, Errno> {
+        let op = FsOp::Seek { inode, offset: range.start, end: range.end, target };
+        match self.ask(position, op).await? {
+            (FsReply::Offset(found), _) => Ok(found),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The first data of all buckets that may have some.
+    async fn seek_data(&self, inode: InodeId, range: Range<u64>) -> Result<Option<u64>, Errno> {
+        let mut first: Option<u64> = None;
+        for some in self.buckets_of(inode, range.clone()).chunks(PARALLEL_MAX) {
+            let asks = some.iter().map(|at| self.seek_at(*at, inode, range.clone(), SeekTarget::Data));
+            for found in join_all(asks).await {
+                first = found?.into_iter().chain(first).min();
+            }
+        }
+        Ok(first)
+    }
+
+    /// Slab by slab: a bucket can't tell a hole from a slab that isn't its own.
+    async fn seek_hole(&self, inode: InodeId, range: Range<u64>) -> Result<Option<u64>, Errno> {
+        let mut left = pieces(range).peekable();
+        while left.peek().is_some() {
+            let some: Vec<_> = left.by_ref().take(PARALLEL_MAX).collect();
+            let asks = some
+                .into_iter()
+                .map(|piece| self.seek_at(self.slab_at(inode, piece.start), inode, piece, SeekTarget::Hole));
+            for found in join_all(asks).await {
+                if let Some(found) = found? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A position in each bucket that may hold slabs of the range: those of its slabs, or all if they are many.
+    fn buckets_of(&self, inode: InodeId, range: Range<u64>) -> Vec<Position> {
+        let Some(map) = self.follower.map() else { return Vec::new() };
+        let slabs = range.start / SLAB_BYTES..range.end.div_ceil(SLAB_BYTES);
+        if slabs.end.saturating_sub(slabs.start) > SLABS_ASKED_MAX.min(map.buckets.len() as u64) {
+            return crate::space::all_buckets(&map);
+        }
+        let mut seen: BTreeSet<BucketId> = BTreeSet::new();
+        let positions = slabs.map(|slab| slab_position(&map.secret, self.fs, inode, slab));
+        positions.filter(|position| seen.insert(map.bucket_of(*position))).collect()
+    }
+
+    /// Allocated blocks of 4 KiB, in all buckets.
+    pub async fn count_blocks(&self, attr: &Attr) -> Result<u64, Errno> {
+        if attr.size_bytes <= SLAB_BYTES {
+            return Ok(attr.blocks);
+        }
+        let inode = attr.inode;
+        let mut blocks = 0;
+        for some in self.buckets_of(inode, 0..attr.size_bytes).chunks(PARALLEL_MAX) {
+            let asks = some.iter().map(|position| self.ask(*position, FsOp::CountBlocks { inode }));
+            for answer in join_all(asks).await {
+                match answer? {
+                    (FsReply::Blocks(count), _) => blocks += count,
+                    other => return Err(unexpected(&other)),
+                }
+            }
+        }
+        Ok(blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_where_slabs_end() {
+        let of = |range| pieces(range).collect::<Vec<_>>();
+        assert_eq!(of(5..9), vec![5..9]);
+        assert_eq!(of(0..SLAB_BYTES), vec![0..SLAB_BYTES]);
+        assert_eq!(
+            of(SLAB_BYTES - 1..2 * SLAB_BYTES + 1),
+            vec![SLAB_BYTES - 1..SLAB_BYTES, SLAB_BYTES..2 * SLAB_BYTES, 2 * SLAB_BYTES..2 * SLAB_BYTES + 1]
+        );
+        assert!(of(7..7).is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! Keeping the newest map: asks one node at a time, which answers when there is something newer.
+
+use crate::tunables::{MAP_CALL_TIMEOUT, MAP_PAUSE, MAP_PAUSE_MOST, MAP_WAIT};
+use bytes::Bytes;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_reactor::sync::{Notify, Watch};
+use weft_reactor::{Either, Handle, Task, select};
+use weft_transport::rpc::{CallError, Network, Response};
+use weft_wire::manager::{MapReply, MapRequest};
+use weft_wire::map::Map;
+use weft_wire::{MapVersion, Service, Uuid, decode, encode};
+
+/// The newest map, for as long as this lives.
+pub(crate) struct Follower {
+    shared: Rc<Shared>,
+    task: Task<()>,
+}
+
+struct Shared {
+    network: Rc<dyn Network>,
+    handle: Handle,
+    /// Where to ask as long as the map names nobody, or nobody whom it names answers.
+    bootstrap: Vec<SocketAddr>,
+    map: Watch<Option<Rc<Map>>>,
+    stale: Notify,
+    /// Who knows better.
+    hint: Cell<Option<SocketAddr>>,
+}
+
+enum News {
+    Newer,
+    Nothing,
+    /// The node is of no use now.
+    Useless,
+}
+
+impl Follower {
+    pub fn start(network: Rc<dyn Network>, handle: Handle, bootstrap: Vec<SocketAddr>) -> Self {
+        let shared = Rc::new(Shared {
+            network,
+            handle: handle.clone(),
+            bootstrap,
+            map: Watch::new(None),
+            stale: Notify::new(),
+            hint: Cell::new(None),
+        });
+        let task = handle.spawn("follow the map", Rc::clone(&shared).follow());
+        Self { shared, task }
+    }
+
+    pub fn map(&self) -> Option<Rc<Map>> {
+        self.shared.map.get()
+    }
+
+    pub fn watch(&self) -> Watch<Option<Rc<Map>>> {
+        self.shared.map.clone()
+    }
+
+    /// The map seems to be out of date: ask now, first of all at `hint`.
+    pub fn refresh(&self, hint: Option<SocketAddr>) {
+        if hint.is_some() {
+            self.shared.hint.set(hint);
+        }
+        self.shared.stale.notify_one();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    async fn follow(self: Rc<Self>) {
+        let mut turn = self.handle.random_u64() as usize;
+        let mut pause = MAP_PAUSE;
+        let mut wait = Duration::ZERO;
+        loop {
+            let Some(target) = self.target(turn) else { return };
+            let have = self.map.with(|map| map.as_ref().map_or(MapVersion(0), |map| map.version));
+            let head = encode(&MapRequest::Get { have, wait_ms: wait.as_millis() as u32 });
+            let call = self.network.ask_addr(target, Service::Map, head, Bytes::new(), wait + MAP_CALL_TIMEOUT);
+            let news = match select(call, self.stale.notified()).await {
+                Either::Left(outcome) => self.take(target, outcome),
+                Either::Right(()) => {
+                    // Someone met a node that knows better than the one that is asked here.
+                    turn = turn.wrapping_add(1);
+                    wait = Duration::ZERO;
+                    self.handle.sleep(MAP_PAUSE).await;
+                    continue;
+                }
+            };
+            match news {
+                News::Newer | News::Nothing => {
+                    pause = MAP_PAUSE;
+                    wait = MAP_WAIT;
+                    // A node that holds too many such requests answers at once.
+                    self.handle.sleep(MAP_PAUSE).await;
+                }
+                News::Useless => {
+                    turn = turn.wrapping_add(1);
+                    wait = Duration::ZERO;
+                    self.handle.sleep(pause).await;
+                    pause = (pause * 2).min(MAP_PAUSE_MOST);
+                }
+            }
+        }
+    }
+
+    fn target(&self, turn: usize) -> Option<SocketAddr> {
+        if let Some(hint) = self.hint.take() {
+            return Some(hint);
+        }
+        let mut targets: Vec<SocketAddr> = self.map.with(|map| {
+            let nodes = map.iter().flat_map(|map| map.nodes.values());
+            nodes.filter_map(|node| node.cores.first().copied()).collect()
+        });
+        targets.extend(self.bootstrap.iter().filter(|address| !targets.contains(address)).collect::<Vec<_>>());
+        targets.get(turn.checked_rem(targets.len())?).copied()
+    }
+
+    fn take(&self, from: SocketAddr, outcome: Result<Response, CallError>) -> News {
+        let response = match outcome {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::debug!(%from, %error, "no map");
+                return News::Useless;
+            }
+        };
+        let map = self.map.get();
+        match decode::<MapReply>(&response.head) {
+            Ok(MapReply::Whole(newer)) => self.take_whole(from, map.as_deref(), *newer),
+            Ok(MapReply::Deltas(deltas)) => {
+                let Some(map) = map else { return News::Useless };
+                let mut newer = (*map).clone();
+                for delta in deltas.iter().filter(|delta| delta.version > map.version) {
+                    if let Err(error) = newer.apply(delta) {
+                        tracing::warn!(%from, %error, "a change of the map doesn't fit");
+                        return News::Useless;
+                    }
+                }
+                if newer.version == map.version {
+                    return News::Nothing;
+                }
+                self.install(newer)
+            }
+            Ok(MapReply::None) | Err(_) => News::Useless,
+        }
+    }
+
+    fn take_whole(&self, from: SocketAddr, map: Option<&Map>, newer: Map) -> News {
+        match map {
+            Some(map) if map.cluster != newer.cluster => {
+                let ours: Uuid = map.cluster;
+                tracing::warn!(%from, %ours, theirs = %newer.cluster, "the node is of another cluster");
+                News::Useless
+            }
+            Some(map) if map.version >= newer.version => News::Nothing,
+            _ => self.install(newer),
+        }
+    }
+
+    fn install(&self, map: Map) -> News {
+        tracing::debug!(version = %map.version, "newer map");
+        self.network.set_addresses(&map);
+        self.map.set(Some(Rc::new(map)));
+        News::Newer
+    }
+}

@@ -1,0 +1,41 @@
+//! All numbers that shape how a client takes its time.
+
+use std::time::Duration;
+
+/// One call to a leader; longer, and it is made again with the same number.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// One call that waits for a lock.
+pub const LOCK_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a call is made again; doubles up to the larger one. A newer map ends it early.
+pub const RETRY_FIRST: Duration = Duration::from_millis(10);
+pub const RETRY_MOST: Duration = Duration::from_millis(500);
+
+/// How long a node may hold a request for a newer map.
+pub const MAP_WAIT: Duration = Duration::from_secs(20);
+/// What a node may take longer than that.
+pub const MAP_CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Least time between two questions for a newer map.
+pub const MAP_PAUSE: Duration = Duration::from_millis(20);
+pub const MAP_PAUSE_MOST: Duration = Duration::from_millis(500);
+
+/// A proposal to the managers; they may wait for a quorum meanwhile.
+pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a filesystem that the map doesn't name is waited for: the node that was asked first may be behind.
+pub const UNKNOWN_FILESYSTEM_WAIT: Duration = Duration::from_secs(3);
+
+/// How often waiting is logged.
+pub const WAIT_LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// How old the answer to statfs may be.
+pub const STATFS_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Of one append; larger ones are several.
+pub const APPEND_BYTES_MAX: usize = 1 << 20;
+/// Requests of one operation that are under way at a time.
+pub const PARALLEL_MAX: usize = 16;
+/// A file with more slabs than this is looked for in all buckets at once.
+pub const SLABS_ASKED_MAX: u64 = 64;
+/// Slabs that a hole is punched into whether the file's size reaches them or not.
+pub const PUNCH_SLABS_MAX: u64 = 4096;
+/// Files whose cut generation is remembered.
+pub const GENERATIONS_MAX: usize = 16_384;
