@@ -61,6 +61,7 @@ pub(crate) async fn ask_leader(
     let mut next = hint.filter(|hint| map.managers.contains(hint));
     let mut turn = usize::from(network.local().map(|core| core.node.0).unwrap_or_default());
     let mut asked = 0;
+    let mut mismatch = None;
     loop {
         let target = match next.take() {
             Some(node) => node,
@@ -87,7 +88,8 @@ pub(crate) async fn ask_leader(
             Err(_) => {}
         }
         if left(handle, end).is_zero() {
-            return (ManagerReply::NoQuorum, None);
+            let text = |node: NodeId| format!("no manager leads, and {node} speaks another version of the protocol");
+            return (mismatch.map_or(ManagerReply::NoQuorum, |node| ManagerReply::Refused(text(node))), None);
         }
         asked += 1;
         // A trail is followed at once; a round without a leader is a reason to wait.

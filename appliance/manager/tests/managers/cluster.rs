@@ -168,6 +168,12 @@ impl Cluster {
         self.running().filter(|(_, manager)| manager.status().role == Role::Leader).map(|(number, _)| number).max()
     }
 
+    /// All five managers run and have a vote.
+    pub fn all_vote(&self) -> bool {
+        let votes = |role| matches!(role, Role::Leader | Role::Candidate | Role::Follower);
+        self.running().filter(|(number, manager)| *number <= 5 && votes(manager.status().role)).count() == 5
+    }
+
     /// Lets time pass until `is_so`, at most a minute of it.
     pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..600 {
