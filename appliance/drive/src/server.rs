@@ -187,7 +187,8 @@ impl DriveServer {
         Ok((reply, tail.payloads))
     }
 
-    fn stat(&self, bucket: BucketId) -> DriveStat {
+    /// Capacity and use; of the ring also what one bucket's records take.
+    pub fn stat(&self, bucket: BucketId) -> DriveStat {
         let geometry = self.formatted.geometry();
         let usage = self.ring.usage(bucket);
         let (ring, zones) = (self.ring.counters(), self.zones.counters());

@@ -3,5 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod drives;
+pub mod lead;
+pub mod node;
 pub mod notify;
 pub mod supervise;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bucket;
+pub mod control;
 pub mod drive;
 pub mod fs;
 pub mod hash;

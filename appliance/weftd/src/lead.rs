@@ -1,0 +1,382 @@
+//! The buckets that this core leads, by the map: opened when the map says so, closed when it says otherwise.
+
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+use weft_bucket::{Bucket, BucketError, BucketParams};
+use weft_manager::MapWatch;
+use weft_namespace::{Context, Namespace};
+use weft_reactor::{Handle, Task};
+use weft_transport::rpc::{Network, Request, Response, handler};
+use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
+use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
+use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::manager::Proposal;
+use weft_wire::map::{FilesystemState, Map};
+use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, Service, decode, encode};
+
+/// Pause before a bucket that failed asks for a new epoch.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Numbers that the configuration turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunables {
+    pub journal: weft_journal::Tunables,
+    pub bucket: weft_bucket::Tunables,
+}
+
+/// How a led bucket is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeadState {
+    /// Its journal is being recovered; the text says what that waits for.
+    Opening(String),
+    Serving,
+    /// It could not be opened, or was lost; a new epoch is asked for.
+    Failed(String),
+}
+
+struct Lead {
+    epoch: Epoch,
+    state: LeadState,
+    namespace: Option<Rc<Namespace>>,
+    opening: Option<Task<()>>,
+}
+
+/// Makes proposals to the managers' leader.
+pub type Propose = Rc<dyn Fn(Proposal)>;
+
+#[derive(Clone)]
+pub struct Leads(Rc<Inner>);
+
+struct Inner {
+    core: CoreId,
+    incarnation: Incarnation,
+    network: Rc<dyn Network>,
+    handle: Handle,
+    map: MapWatch,
+    propose: Propose,
+    tunables: Tunables,
+    leads: RefCell<BTreeMap<BucketId, Lead>>,
+    making: RefCell<BTreeSet<FsId>>,
+}
+
+impl Leads {
+    /// Follows the map from now on, as this incarnation of the node.
+    pub fn start(
+        core: CoreId,
+        incarnation: Incarnation,
+        network: Rc<dyn Network>,
+        handle: Handle,
+        map: MapWatch,
+        propose: Propose,
+        tunables: Tunables,
+    ) -> Self {
+        let leads = Self(Rc::new(Inner {
+            core,
+            incarnation,
+            network,
+            handle: handle.clone(),
+            map,
+            propose,
+            tunables,
+            leads: RefCell::default(),
+            making: RefCell::default(),
+        }));
+        leads.serve();
+        handle.spawn("leads", leads.clone().follow()).detach();
+        leads
+    }
+
+    async fn follow(self) {
+        loop {
+            let version = self.0.map.version();
+            if let Some(map) = self.0.map.get() {
+                self.0.network.set_addresses(&map);
+                self.reconcile(&map);
+                self.make_roots(&map);
+            }
+            self.0.map.changed_since(version).await;
+        }
+    }
+
+    /// Opens what is ours by the map, closes what isn't.
+    fn reconcile(&self, map: &Map) {
+        let mut ours = BTreeMap::new();
+        for (index, bucket) in map.buckets.iter().enumerate() {
+            if bucket.leader == self.0.core && bucket.incarnation == self.0.incarnation {
+                ours.insert(BucketId(index as u32), bucket);
+            }
+        }
+        self.0.leads.borrow_mut().retain(|id, lead| {
+            let stays = ours.get(id).is_some_and(|bucket| bucket.epoch == lead.epoch);
+            if !stays {
+                tracing::info!(bucket = %id, epoch = %lead.epoch, "no longer led");
+                lead.close();
+            }
+            stays
+        });
+        for (id, bucket) in ours {
+            if self.0.leads.borrow().contains_key(&id) {
+                continue;
+            }
+            let params = BucketParams {
+                cluster: map.cluster,
+                id,
+                epoch: bucket.epoch,
+                protection: map.protection,
+                members: bucket.members.clone(),
+                ensembles: bucket.ensembles.clone(),
+                zone_rows: zone_rows(map, bucket),
+                find: self.find_drive(),
+                journal: self.0.tunables.journal,
+                tunables: bucket_tunables(map, id, self.0.tunables.bucket),
+            };
+            let opening = self.0.handle.spawn("open bucket", self.clone().open(params));
+            let lead = Lead {
+                epoch: bucket.epoch,
+                state: LeadState::Opening("sealing its journal".into()),
+                namespace: None,
+                opening: Some(opening),
+            };
+            self.0.leads.borrow_mut().insert(id, lead);
+        }
+    }
+
+    fn find_drive(&self) -> weft_bucket::FindDrive {
+        let map = self.0.map.clone();
+        Rc::new(move |drive| map.with(|map| map.as_ref().and_then(|map| map.drive_core(drive))))
+    }
+
+    async fn open(self, params: BucketParams) {
+        let (id, epoch) = (params.id, params.epoch);
+        let progress = {
+            let leads = self.clone();
+            move |reason: &str| leads.set_state(id, epoch, LeadState::Opening(reason.into()))
+        };
+        let opened = Bucket::open(params, Rc::clone(&self.0.network), self.0.handle.clone(), progress).await;
+        match opened {
+            Ok(bucket) => {
+                let map = self.0.map.clone();
+                let context = Context { map: Rc::new(move || map.get()), network: Rc::clone(&self.0.network) };
+                let namespace = Namespace::open(bucket, context);
+                tracing::info!(bucket = %id, %epoch, "serving");
+                if let Some(lead) = self.0.leads.borrow_mut().get_mut(&id).filter(|lead| lead.epoch == epoch) {
+                    lead.state = LeadState::Serving;
+                    lead.namespace = Some(namespace);
+                    lead.opening = None;
+                }
+                if let Some(map) = self.0.map.get() {
+                    self.make_roots(&map);
+                }
+            }
+            Err(error) => self.failed(id, epoch, error),
+        }
+    }
+
+    fn set_state(&self, id: BucketId, epoch: Epoch, state: LeadState) {
+        if let Some(lead) = self.0.leads.borrow_mut().get_mut(&id).filter(|lead| lead.epoch == epoch) {
+            lead.state = state;
+        }
+    }
+
+    /// The epoch is used up. If no other leader took over, a new one is asked for.
+    fn failed(&self, id: BucketId, epoch: Epoch, error: BucketError) {
+        tracing::warn!(bucket = %id, %epoch, %error, "can't lead");
+        self.set_state(id, epoch, LeadState::Failed(error.to_string()));
+        let leads = self.clone();
+        let again = async move {
+            leads.0.handle.sleep(AGAIN).await;
+            let still = leads.0.leads.borrow().get(&id).is_some_and(|lead| lead.epoch == epoch);
+            if still {
+                let node = leads.0.core.node;
+                let incarnation = leads.0.incarnation;
+                (leads.0.propose)(Proposal::NewEpochs { node, incarnation, buckets: vec![id] });
+            }
+        };
+        self.0.handle.spawn("ask for an epoch", again).detach();
+    }
+
+    fn serve(&self) {
+        let leads = self.clone();
+        self.0.network.serve(
+            Service::Fs,
+            handler(move |request: Request| {
+                let leads = leads.clone();
+                async move { leads.fs(request).await }
+            }),
+        );
+        let leads = self.clone();
+        self.0.network.serve(
+            Service::Bucket,
+            handler(move |request: Request| {
+                let leads = leads.clone();
+                async move { leads.participant(request).await }
+            }),
+        );
+    }
+
+    /// The namespace that serves the bucket in this epoch, or what the caller must do.
+    fn find(&self, bucket: BucketId, epoch: Epoch) -> Result<Rc<Namespace>, FsError> {
+        let Some(map) = self.0.map.get() else { return Err(FsError::NotReady("the node is in no cluster yet".into())) };
+        let Some(by_map) = map.bucket(bucket) else { return Err(FsError::NotLeader) };
+        if by_map.epoch > epoch {
+            return Err(FsError::Newer(by_map.epoch));
+        }
+        if by_map.epoch < epoch {
+            return Err(FsError::Older(by_map.epoch));
+        }
+        let mut lost = None;
+        let found = {
+            let leads = self.0.leads.borrow();
+            let Some(lead) = leads.get(&bucket) else { return Err(FsError::NotLeader) };
+            match (&lead.namespace, &lead.state) {
+                (Some(namespace), LeadState::Serving) => match namespace.bucket().failed() {
+                    None => Ok(Rc::clone(namespace)),
+                    Some(error) => {
+                        lost = Some((lead.epoch, error.clone()));
+                        Err(FsError::NotReady(error.to_string()))
+                    }
+                },
+                (_, LeadState::Opening(reason) | LeadState::Failed(reason)) => Err(FsError::NotReady(reason.clone())),
+                (None, LeadState::Serving) => Err(FsError::NotReady("opening".into())),
+            }
+        };
+        if let Some((epoch, error)) = lost {
+            self.failed(bucket, epoch, error);
+        }
+        found
+    }
+
+    async fn fs(&self, request: Request) -> Response {
+        let Ok(head) = decode::<FsRequest>(&request.head) else {
+            return answer(FsReply::Error(FsError::Errno(libc_einval())), Bytes::new());
+        };
+        let from_node = request.from_core.is_some() && head.client == ClientId(0);
+        if !from_node && let Err(error) = self.known_client(&head) {
+            return answer(FsReply::Error(error), Bytes::new());
+        }
+        match self.find(head.bucket, head.epoch) {
+            Ok(namespace) => {
+                let (reply, body) = namespace.handle(head, request.body).await;
+                answer(reply, body)
+            }
+            Err(error) => answer(FsReply::Error(error), Bytes::new()),
+        }
+    }
+
+    /// A request of a client that the map doesn't list is refused, never executed.
+    fn known_client(&self, request: &FsRequest) -> Result<(), FsError> {
+        let Some(map) = self.0.map.get() else { return Err(FsError::NotReady("the node is in no cluster yet".into())) };
+        match map.clients.get(&request.client) {
+            Some(client) if !client.fenced => Ok(()),
+            None if request.client >= map.next_client => Err(FsError::Older(Epoch(0))),
+            _ => Err(FsError::Fenced(request.client)),
+        }
+    }
+
+    async fn participant(&self, request: Request) -> Response {
+        let reply = match decode::<ParticipantRequest>(&request.head) {
+            Err(_) => (ParticipantReply::Refused(FsError::Errno(libc_einval())), Bytes::new()),
+            Ok(head) => match self.find(head.bucket, head.epoch) {
+                Ok(namespace) => namespace.participant(head, request.body).await,
+                Err(error) => (ParticipantReply::Refused(error), Bytes::new()),
+            },
+        };
+        Response { head: encode(&reply.0), body: reply.1 }
+    }
+
+    /// Writes the root directories of new filesystems whose bucket is served here.
+    fn make_roots(&self, map: &Map) {
+        for fs in map.filesystems.values().filter(|fs| fs.state == FilesystemState::Creating) {
+            let bucket = map.bucket_of(fs.root.position());
+            let namespace = self.0.leads.borrow().get(&bucket).and_then(|lead| lead.namespace.clone());
+            let Some(namespace) = namespace else { continue };
+            if !self.0.making.borrow_mut().insert(fs.id) {
+                continue;
+            }
+            let (leads, id, root) = (self.clone(), fs.id, fs.root);
+            let make = async move {
+                let request = FsRequest {
+                    bucket,
+                    epoch: namespace.bucket().epoch(),
+                    fs: id,
+                    client: Default::default(),
+                    sequence: 0,
+                    unanswered: 0,
+                    op: FsOp::MakeRoot { root },
+                };
+                let (reply, _) = namespace.handle(request, Bytes::new()).await;
+                leads.0.making.borrow_mut().remove(&id);
+                match reply {
+                    FsReply::Error(error) => tracing::warn!(fs = %id, %error, "its root can't be made"),
+                    _ => (leads.0.propose)(Proposal::FilesystemReady { fs: id }),
+                }
+            };
+            self.0.handle.spawn("make root", make).detach();
+        }
+    }
+
+    /// The state of each led bucket.
+    pub fn states(&self) -> Vec<(BucketId, Epoch, LeadState, Option<weft_bucket::Stats>)> {
+        let leads = self.0.leads.borrow();
+        leads
+            .iter()
+            .map(|(id, lead)| {
+                let stats = lead.namespace.as_ref().map(|namespace| namespace.bucket().stats());
+                (*id, lead.epoch, lead.state.clone(), stats)
+            })
+            .collect()
+    }
+
+    /// Orderly end: everything into runs, so that the next start has little to replay.
+    pub async fn finish(&self) {
+        let namespaces: Vec<_> = self.0.leads.borrow().values().filter_map(|lead| lead.namespace.clone()).collect();
+        for namespace in namespaces {
+            if let Err(error) = namespace.bucket().finish().await {
+                tracing::warn!(bucket = %namespace.bucket().id(), %error, "no checkpoint at the end");
+            }
+        }
+    }
+}
+
+impl Lead {
+    fn close(&mut self) {
+        if let Some(opening) = self.opening.take() {
+            opening.abort();
+        }
+        if let Some(namespace) = self.namespace.take() {
+            namespace.bucket().close();
+        }
+    }
+}
+
+fn libc_einval() -> i32 {
+    nix::errno::Errno::EINVAL as i32
+}
+
+fn answer(reply: FsReply, body: Bytes) -> Response {
+    Response { head: encode(&reply), body }
+}
+
+/// Blocks of a zone on the member with the smallest.
+fn zone_rows(map: &Map, bucket: &weft_wire::map::Bucket) -> u32 {
+    let zones = bucket.members.iter().filter_map(|member| map.drives.get(member)).map(|drive| drive.zone_bytes);
+    zones.min().unwrap_or(0).div_ceil(BLOCK_BYTES as u64).min(u64::from(u32::MAX)) as u32
+}
+
+/// The bucket's share of its members' zones: each drive's zones over the buckets that it is a member of.
+fn bucket_tunables(map: &Map, id: BucketId, tunables: weft_bucket::Tunables) -> weft_bucket::Tunables {
+    let Some(bucket) = map.bucket(id) else { return tunables };
+    let share = bucket
+        .members
+        .iter()
+        .filter_map(|member| {
+            let zones = map.drives.get(member)?.zones as usize;
+            let buckets = map.buckets.iter().filter(|bucket| bucket.members.contains(member)).count();
+            Some(zones / buckets.max(1))
+        })
+        .min();
+    weft_bucket::Tunables { zone_sets_max: share.unwrap_or(tunables.zone_sets_max), ..tunables }
+}

@@ -1,0 +1,500 @@
+//! One life of a node: from its drives to serving buckets. The same on real hardware and in the simulator, which hand in
+//! other drives, networks and clocks.
+
+use crate::drives::{self, Device, DriveStore, DrivesError, Found, NodeDrive};
+use crate::lead::{LeadState, Leads, Tunables};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_drive::{DriveOptions, DriveServer, DriveService};
+use weft_manager::{ConfigStore, Manager, Patience, Slot};
+use weft_reactor::Handle;
+use weft_reactor::sync::mpsc;
+use weft_transport::rpc::Network;
+use weft_wire::control::{
+    Answer, BucketState, BucketStats, ClusterStatus, Command, Description, DriveDescription, DriveState, Event,
+    FilesystemEntry, ManagerState, NodeState, Status,
+};
+use weft_wire::manager::{ManagerReply, Proposal};
+use weft_wire::map::{FilesystemState, Map};
+use weft_wire::{CoreId, Incarnation, NodeId};
+
+/// Events that a node remembers.
+const EVENTS_MAX: usize = 256;
+/// Commands that wait for the node.
+const FORMS_MAX: usize = 4;
+
+pub struct NodeParams {
+    pub name: String,
+    pub domain: Option<String>,
+    pub cores: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    pub devices: Vec<Device>,
+    pub manager: weft_manager::Tunables,
+    pub lead: Tunables,
+    pub drive: DriveOptions,
+}
+
+/// Makes the network of a core, once it is known which core it is.
+pub type MakeNetwork = Box<dyn FnOnce(CoreId) -> Result<Rc<dyn Network>, String>>;
+
+/// Why a life ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeEnd {
+    #[error("asked to stop")]
+    Stopped,
+    /// The managers admitted another process as this node.
+    #[error("another process runs as this node: stop one of them")]
+    Superseded,
+    #[error(transparent)]
+    Drives(#[from] DrivesError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    OpeningDrives,
+    /// In no cluster: `weft cluster create` is awaited.
+    Unclaimed,
+    /// Waits for the managers to admit it.
+    Joining,
+    Serving,
+    Stopping,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::OpeningDrives => "opening drives",
+            Self::Unclaimed => "unclaimed",
+            Self::Joining => "joining",
+            Self::Serving => "serving",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+type FormRequest = (Box<Map>, weft_reactor::sync::Completer<Result<(), String>>);
+
+pub struct Node {
+    handle: Handle,
+    params: NodeParams,
+    phase: Cell<Phase>,
+    drives: RefCell<Vec<NodeDrive>>,
+    manager: RefCell<Option<Rc<Manager>>>,
+    leads: RefCell<Option<Leads>>,
+    service: DriveService,
+    incarnation: Cell<Option<Incarnation>>,
+    forms: (mpsc::Sender<FormRequest>, RefCell<Option<mpsc::Receiver<FormRequest>>>),
+    events: RefCell<VecDeque<Event>>,
+    stop: weft_reactor::sync::Notify,
+}
+
+impl Node {
+    pub fn new(handle: Handle, params: NodeParams) -> Rc<Self> {
+        let (sender, receiver) = mpsc::bounded(FORMS_MAX);
+        Rc::new(Self {
+            handle,
+            params,
+            phase: Cell::new(Phase::OpeningDrives),
+            drives: RefCell::default(),
+            manager: RefCell::default(),
+            leads: RefCell::default(),
+            service: DriveService::new(),
+            incarnation: Cell::new(None),
+            forms: (sender, RefCell::new(Some(receiver))),
+            events: RefCell::default(),
+            stop: Default::default(),
+        })
+    }
+
+    fn event(&self, level: &str, text: String) {
+        tracing::info!(level, "{text}");
+        let mut events = self.events.borrow_mut();
+        if events.len() == EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(Event { time_ns: self.handle.wall_ns(), level: level.into(), text });
+    }
+
+    /// Lives until asked to stop or something ends it.
+    pub async fn run(self: Rc<Self>, make_network: MakeNetwork) -> NodeEnd {
+        let life = Rc::clone(&self);
+        let lived = weft_reactor::select(life.live(make_network), self.stop.notified()).await;
+        match lived {
+            weft_reactor::Either::Left(Ok(end)) => end,
+            weft_reactor::Either::Left(Err(end)) => end,
+            weft_reactor::Either::Right(()) => {
+                self.phase.set(Phase::Stopping);
+                let leads = self.leads.borrow().clone();
+                if let Some(leads) = leads {
+                    leads.finish().await;
+                }
+                NodeEnd::Stopped
+            }
+        }
+    }
+
+    /// Orderly: buckets are checkpointed, then [`Node::run`] returns.
+    pub fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    async fn live(self: Rc<Self>, make_network: MakeNetwork) -> Result<NodeEnd, NodeEnd> {
+        let mut found = drives::open(self.params.devices.clone(), &self.handle).await;
+        let identity = drives::identity(&found)?;
+        let store = DriveStore::new(self.handle.clone(), &found);
+        let has_map = match has_map(&store).await {
+            Ok(has_map) => has_map,
+            Err(error) => return Err(NodeEnd::Failed(error)),
+        };
+        if identity.is_some() && !has_map && !found.iter().any(|drive| matches!(drive.found, Found::Formatted(_))) {
+            return Err(NodeEnd::Failed("no drive of this node has a map of its cluster".into()));
+        }
+        let (manager, network, node) = match identity.filter(|_| has_map) {
+            Some((_, node)) => {
+                *self.drives.borrow_mut() = found;
+                let network = make_network(core(node)).map_err(NodeEnd::Failed)?;
+                (self.start_manager(Rc::clone(&network), store).await?, network, node)
+            }
+            None => {
+                *self.drives.borrow_mut() = std::mem::take(&mut found);
+                self.phase.set(Phase::Unclaimed);
+                self.event("info", "in no cluster yet: waiting for `weft cluster create`".into());
+                self.be_formed(make_network).await?
+            }
+        };
+        if let Some(map) = manager.map() {
+            network.set_addresses(&map);
+        }
+        *self.manager.borrow_mut() = Some(Rc::clone(&manager));
+        self.phase.set(Phase::Joining);
+        let admitted = manager.node_started(self.params.cores.clone(), self.params.control).await;
+        let incarnation = admitted.map_err(NodeEnd::Failed)?;
+        self.incarnation.set(Some(incarnation));
+        self.serve_drives(&*network, incarnation);
+        let propose = {
+            let (manager, handle) = (Rc::clone(&manager), self.handle.clone());
+            Rc::new(move |proposal: Proposal| {
+                let manager = Rc::clone(&manager);
+                let proposing = async move {
+                    let reply = manager.propose(proposal.clone(), Patience::default()).await;
+                    if !matches!(reply, ManagerReply::Committed { .. } | ManagerReply::Ok) {
+                        tracing::warn!(?proposal, ?reply, "a proposal was not accepted");
+                    }
+                };
+                handle.spawn("propose", proposing).detach();
+            })
+        };
+        let leads = Leads::start(
+            core(node),
+            incarnation,
+            network,
+            self.handle.clone(),
+            manager.watch(),
+            propose,
+            self.params.lead,
+        );
+        *self.leads.borrow_mut() = Some(leads);
+        self.phase.set(Phase::Serving);
+        self.event("info", format!("{} serves as {node}, {incarnation}", self.params.name));
+        manager.superseded().await;
+        Ok(NodeEnd::Superseded)
+    }
+
+    async fn start_manager(&self, network: Rc<dyn Network>, store: Rc<DriveStore>) -> Result<Rc<Manager>, NodeEnd> {
+        Manager::start(self.handle.clone(), network, store, self.params.manager)
+            .await
+            .map_err(|error| NodeEnd::Failed(format!("the node's drives can't tell what it was: {error}")))
+    }
+
+    /// Waits for a map that names this node, formats the drives and takes its place.
+    async fn be_formed(&self, make_network: MakeNetwork) -> Result<(Rc<Manager>, Rc<dyn Network>, NodeId), NodeEnd> {
+        let Some(mut forms) = self.forms.1.borrow_mut().take() else {
+            return Err(NodeEnd::Failed("the node was started twice".into()));
+        };
+        let (map, node, answer) = loop {
+            let Some((map, answer)) = forms.recv().await else {
+                return Err(NodeEnd::Stopped);
+            };
+            match map.nodes.values().find(|node| node.name == self.params.name).map(|node| node.id) {
+                Some(node) => break (map, node, answer),
+                None => answer.complete(Err(format!("the map has no node named {}", self.params.name))),
+            }
+        };
+        let mut drives = std::mem::take(&mut *self.drives.borrow_mut());
+        let formatted = drives::format(&mut drives, &map, node).await;
+        let store = DriveStore::new(self.handle.clone(), &drives);
+        *self.drives.borrow_mut() = drives;
+        if let Err(error) = formatted {
+            answer.complete(Err(error.to_string()));
+            return Err(error.into());
+        }
+        let network = match make_network(core(node)) {
+            Ok(network) => network,
+            Err(error) => {
+                answer.complete(Err(error.clone()));
+                return Err(NodeEnd::Failed(error));
+            }
+        };
+        network.set_addresses(&map);
+        let manager = self.start_manager(Rc::clone(&network), store).await?;
+        let bootstrapped = manager.bootstrap(node, *map).await.map_err(|error| error.to_string());
+        answer.complete(bootstrapped.clone());
+        bootstrapped.map_err(NodeEnd::Failed)?;
+        Ok((manager, network, node))
+    }
+
+    fn serve_drives(&self, network: &dyn Network, incarnation: Incarnation) {
+        for drive in &*self.drives.borrow() {
+            if let Found::Formatted(formatted) = &drive.found {
+                let server =
+                    DriveServer::new(Rc::clone(formatted), self.handle.clone(), incarnation, self.params.drive);
+                self.service.add(server);
+            }
+        }
+        self.service.serve(network);
+    }
+
+    /// Serves one command of the control API.
+    pub async fn command(self: Rc<Self>, command: Command) -> Answer {
+        match command {
+            Command::Describe => Answer::Description(self.describe()),
+            Command::Status => Answer::Status(Box::new(self.status())),
+            Command::Events => Answer::Events(self.events.borrow().iter().cloned().collect()),
+            Command::Form { map } => self.form(map).await,
+            Command::CreateFilesystem { name, size_bytes } => {
+                let proposal = Proposal::CreateFilesystem { name: name.clone(), size_bytes };
+                match self.propose(proposal).await {
+                    Answer::Done => self.filesystem_ready(&name).await,
+                    answer => answer,
+                }
+            }
+            Command::DeleteFilesystem { name } => self.propose(Proposal::DeleteFilesystem { name }).await,
+        }
+    }
+
+    async fn form(&self, map: Box<Map>) -> Answer {
+        let manager = self.manager.borrow().clone();
+        if let Some(present) = manager.and_then(|manager| manager.map()) {
+            return match present.cluster == map.cluster {
+                true => Answer::Done,
+                false => Answer::Refused(format!("the node is in cluster {} already", present.cluster)),
+            };
+        }
+        let (completer, pending) = weft_reactor::sync::completion();
+        if self.forms.0.try_send((map, completer)).is_err() {
+            return Answer::Refused("the node can't be formed now: see its log".into());
+        }
+        match pending.await {
+            Ok(Ok(())) => Answer::Done,
+            Ok(Err(reason)) => Answer::Refused(reason),
+            Err(_) => Answer::Refused("the node stopped while it was formed: see its log".into()),
+        }
+    }
+
+    async fn propose(&self, proposal: Proposal) -> Answer {
+        let manager = self.manager.borrow().clone();
+        let Some(manager) = manager else { return Answer::Refused("the node is in no cluster yet".into()) };
+        match manager.propose(proposal, Patience::default()).await {
+            ManagerReply::Ok | ManagerReply::Committed { .. } => Answer::Done,
+            ManagerReply::Refused(reason) => Answer::Refused(reason),
+            ManagerReply::NoQuorum | ManagerReply::NotLeader(_) | ManagerReply::Rejoin { .. } => {
+                Answer::Refused("too few managers answer: see `weft status` for which nodes are away".into())
+            }
+        }
+    }
+
+    /// Waits until a new filesystem can be mounted.
+    async fn filesystem_ready(&self, name: &str) -> Answer {
+        const WAIT_MAX: Duration = Duration::from_secs(30);
+        let manager = self.manager.borrow().clone();
+        let Some(manager) = manager else { return Answer::Refused("the node is in no cluster yet".into()) };
+        let watch = manager.watch();
+        let ready = watch.wait_for(|map| {
+            let fs = map.as_ref().and_then(|map| map.filesystem_named(name));
+            fs.is_some_and(|fs| fs.state == FilesystemState::Ready)
+        });
+        match self.handle.timeout(WAIT_MAX, ready).await {
+            Ok(_) => Answer::Done,
+            Err(_) => Answer::Refused(format!(
+                "{name} was created, but its root directory is not there after {} s: `weft status` shows which bucket waits and why",
+                WAIT_MAX.as_secs()
+            )),
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let drives = self.drives.borrow();
+        let manager = self.manager.borrow();
+        let map = manager.as_ref().and_then(|manager| manager.map());
+        Description {
+            name: self.params.name.clone(),
+            domain: self.params.domain.clone(),
+            cores: self.params.cores.clone(),
+            control: self.params.control,
+            cluster: map.map(|map| map.cluster),
+            drives: drives
+                .iter()
+                .map(|drive| {
+                    let capacity_bytes = drive.device.drive.capacity_bytes();
+                    let geometry = drives::geometry(capacity_bytes);
+                    let problem = match &drive.found {
+                        Found::Unusable(reason) => Some(reason.clone()),
+                        _ => geometry.clone().err(),
+                    };
+                    let (zone_bytes, zones) = geometry.unwrap_or_default();
+                    DriveDescription {
+                        path: drive.device.path.clone(),
+                        uuid: drive.uuid,
+                        core: drive.device.core,
+                        capacity_bytes,
+                        zone_bytes,
+                        zones,
+                        problem,
+                    }
+                })
+                .collect(),
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        let manager = self.manager.borrow().clone();
+        let map = manager.as_ref().and_then(|manager| manager.map());
+        let manager = manager.map(|manager| manager.status());
+        Status {
+            name: self.params.name.clone(),
+            node: manager.as_ref().and_then(|manager| manager.node),
+            version: env!("CARGO_PKG_VERSION").into(),
+            phase: self.phase.get().name().into(),
+            waiting: manager.as_ref().and_then(|manager| manager.waiting.clone()),
+            incarnation: self.incarnation.get(),
+            cluster: map.as_deref().map(cluster_status),
+            manager: manager.map(|manager| ManagerState {
+                role: format!("{:?}", manager.role).to_lowercase(),
+                leader: manager.leader,
+                term: manager.term,
+                waiting: manager.waiting,
+            }),
+            drives: self.drives.borrow().iter().map(|drive| self.drive_state(drive)).collect(),
+            buckets: self.bucket_states(),
+        }
+    }
+
+    fn drive_state(&self, drive: &NodeDrive) -> DriveState {
+        let (id, state) = match &drive.found {
+            Found::Blank => (None, "blank".to_owned()),
+            Found::Formatted(formatted) => (Some(formatted.id()), "in use".to_owned()),
+            Found::Unusable(reason) => (None, reason.clone()),
+        };
+        let stat = id.and_then(|id| self.service.get(id)).map(|server| server.stat(Default::default()));
+        let stat = stat.unwrap_or_default();
+        DriveState {
+            path: drive.device.path.clone(),
+            id,
+            state,
+            capacity_bytes: drive.device.drive.capacity_bytes(),
+            zones: stat.zones,
+            zones_free: stat.zones_free,
+            ring_used_bytes: stat.ring_used_bytes,
+            errors: stat.read_errors + stat.write_errors + stat.checksum_errors,
+        }
+    }
+
+    fn bucket_states(&self) -> Vec<BucketState> {
+        let leads = self.leads.borrow();
+        let Some(leads) = &*leads else { return Vec::new() };
+        leads
+            .states()
+            .into_iter()
+            .map(|(bucket, epoch, state, stats)| BucketState {
+                bucket: bucket.0,
+                epoch: epoch.0,
+                serving: state == LeadState::Serving,
+                state: match state {
+                    LeadState::Serving => "serving".into(),
+                    LeadState::Opening(reason) => reason,
+                    LeadState::Failed(reason) => format!("failed: {reason}"),
+                },
+                stats: stats.map(bucket_stats),
+            })
+            .collect()
+    }
+}
+
+fn core(node: NodeId) -> CoreId {
+    CoreId { node, core: 0 }
+}
+
+/// Whether any drive remembers a map. A drive that can't say so is no answer.
+async fn has_map(store: &DriveStore) -> Result<bool, String> {
+    let mut error = None;
+    for drive in store.drives() {
+        match store.load(drive, Slot::Map).await {
+            Ok(Ok(Some(_))) => return Ok(true),
+            Ok(Ok(None)) => {}
+            Ok(Err(failed)) => error = Some(failed.to_string()),
+            Err(_) => error = Some("the drive went away".into()),
+        }
+    }
+    match error {
+        Some(error) => Err(format!("whether this node is in a cluster can't be read: {error}")),
+        None => Ok(false),
+    }
+}
+
+fn cluster_status(map: &Map) -> ClusterStatus {
+    ClusterStatus {
+        name: map.name.clone(),
+        id: map.cluster,
+        protection: map.protection,
+        map: map.version,
+        buckets: map.buckets.len(),
+        nodes: map
+            .nodes
+            .values()
+            .map(|node| NodeState {
+                node: node.id,
+                name: node.name.clone(),
+                state: format!("{:?}", node.state).to_lowercase(),
+                control: node.control,
+                leads: map.buckets.iter().filter(|bucket| bucket.leader.node == node.id).count(),
+                manager: map.managers.contains(&node.id),
+            })
+            .collect(),
+        filesystems: map
+            .filesystems
+            .values()
+            .map(|fs| FilesystemEntry {
+                name: fs.name.clone(),
+                id: fs.id.0,
+                state: format!("{:?}", fs.state).to_lowercase(),
+                size_bytes: fs.size_bytes,
+            })
+            .collect(),
+        clients: map.clients.len(),
+    }
+}
+
+fn bucket_stats(stats: weft_bucket::Stats) -> BucketStats {
+    BucketStats {
+        commits: stats.commits,
+        destaged_blocks: stats.destaged_blocks,
+        checkpoints: stats.checkpoints,
+        merges: stats.merges,
+        cleaned_sets: stats.cleaned_sets,
+        repaired_stripes: stats.repaired_stripes,
+        checksum_errors: stats.checksum_errors,
+        reconstructions: stats.reconstructions,
+        stripes: stats.stripes,
+        zone_sets: stats.zone_sets,
+        runs: stats.runs,
+        held_bytes: stats.held_bytes,
+        index_resident_bytes: stats.index_resident_bytes,
+        journal_bytes: stats.journal_bytes,
+        trouble: stats.trouble,
+    }
+}

@@ -1,0 +1,178 @@
+//! What `weft` says to a node and what the node answers: one line of JSON each way, over the node's Unix socket, or over
+//! TCP with the token first.
+
+use crate::map::{Map, Protection};
+use crate::{DriveId, Incarnation, MapVersion, NodeId, Uuid};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// Longest line that either side takes.
+pub const LINE_BYTES_MAX: usize = 64 << 20;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Not needed on the Unix socket: whoever can open it may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// What the node has, for whoever forms a cluster.
+    Describe,
+    /// Makes the node part of a new cluster: formats its drives.
+    Form {
+        map: Box<Map>,
+    },
+    /// What the node knows and does.
+    Status,
+    Events,
+    CreateFilesystem {
+        name: String,
+        size_bytes: u64,
+    },
+    DeleteFilesystem {
+        name: String,
+    },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Description(Description),
+    Done,
+    Status(Box<Status>),
+    Events(Vec<Event>),
+    /// What was asked for can't be done; the text says why and what to do.
+    Refused(String),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Description {
+    pub name: String,
+    pub domain: Option<String>,
+    pub cores: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    /// The cluster that the node is in.
+    pub cluster: Option<Uuid>,
+    pub drives: Vec<DriveDescription>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DriveDescription {
+    pub path: String,
+    /// A blank drive has one for the time being.
+    pub uuid: Uuid,
+    pub core: u8,
+    pub capacity_bytes: u64,
+    pub zone_bytes: u64,
+    pub zones: u32,
+    /// Why it can't become part of a cluster.
+    pub problem: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Nanoseconds since 1970.
+    pub time_ns: i64,
+    pub level: String,
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub name: String,
+    pub node: Option<NodeId>,
+    pub version: String,
+    /// What the node is doing, in a word.
+    pub phase: String,
+    /// What it waits for, if it does.
+    pub waiting: Option<String>,
+    pub incarnation: Option<Incarnation>,
+    pub cluster: Option<ClusterStatus>,
+    pub manager: Option<ManagerState>,
+    pub drives: Vec<DriveState>,
+    pub buckets: Vec<BucketState>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    pub name: String,
+    pub id: Uuid,
+    pub protection: Protection,
+    pub map: MapVersion,
+    pub buckets: usize,
+    pub nodes: Vec<NodeState>,
+    pub filesystems: Vec<FilesystemEntry>,
+    pub clients: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeState {
+    pub node: NodeId,
+    pub name: String,
+    pub state: String,
+    pub control: SocketAddr,
+    pub leads: usize,
+    pub manager: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FilesystemEntry {
+    pub name: String,
+    pub id: u32,
+    pub state: String,
+    pub size_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ManagerState {
+    pub role: String,
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    pub waiting: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DriveState {
+    pub path: String,
+    pub id: Option<DriveId>,
+    pub state: String,
+    pub capacity_bytes: u64,
+    pub zones: u32,
+    pub zones_free: u32,
+    pub ring_used_bytes: u64,
+    pub errors: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BucketState {
+    pub bucket: u32,
+    pub epoch: u64,
+    /// `serving`, or what it waits for.
+    pub state: String,
+    pub serving: bool,
+    pub stats: Option<BucketStats>,
+}
+
+/// Counts since the bucket was opened, and what it holds now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BucketStats {
+    pub commits: u64,
+    pub destaged_blocks: u64,
+    pub checkpoints: u64,
+    pub merges: u64,
+    pub cleaned_sets: u64,
+    pub repaired_stripes: u64,
+    pub checksum_errors: u64,
+    pub reconstructions: u64,
+    pub stripes: u64,
+    pub zone_sets: u64,
+    pub runs: u64,
+    pub held_bytes: u64,
+    pub index_resident_bytes: u64,
+    pub journal_bytes: u64,
+    pub trouble: Option<String>,
+}
