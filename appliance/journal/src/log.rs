@@ -206,7 +206,7 @@ impl Log {
         Ok((seq, self.sent(seq)))
     }
 
-    /// Appends a root. What it covers is trimmed when it stands, as far as that was acknowledged when it was appended.
+    /// Appends a root, which must not cover less than the one before. What it covers is trimmed when it stands, as far as that was acknowledged when it was appended.
     pub fn append_root(self: &Rc<Self>, root: RootRecord) -> Result<(Seq, Pending<Result<(), LogError>>), LogError> {
         let seq = self.state.borrow_mut().replicator.append_root(root)?;
         Ok((seq, self.sent(seq)))

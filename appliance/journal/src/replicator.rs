@@ -75,6 +75,8 @@ pub struct Replicator {
     acknowledged: Seq,
     /// Floor of the newest root that stands: everything up to it may be trimmed.
     floor: Seq,
+    /// What the newest root covers.
+    covered: Seq,
     /// Roots that do not stand yet, with their floors.
     roots: VecDeque<(Seq, Seq)>,
     failed: Option<LogError>,
@@ -109,6 +111,7 @@ impl Replicator {
             last: tail,
             acknowledged,
             floor,
+            covered: root.as_ref().map_or(Seq(0), |(_, frame, _)| frame.covers),
             roots: VecDeque::new(),
             failed: None,
             calls: 0,
@@ -218,13 +221,15 @@ impl Replicator {
         self.take(RecordKind::Batch, payload)
     }
 
-    /// Takes a root. When it stands, everything that it covers is trimmed, as far as that was acknowledged by now.
+    /// Takes a root; it must not cover less than the one before. When it stands, everything that it covers is trimmed, as far as that was acknowledged by now.
     pub fn append_root(&mut self, root: RootRecord) -> Result<Seq, LogError> {
         assert!(root.covers <= self.last, "a root covers what was appended before it");
+        assert!(root.covers >= self.covered, "a root covers what the root before it covers: that may be trimmed");
         let floor = root.covers.min(self.acknowledged);
         let frame = RootFrame { covers: root.covers, floor, start: self.start.clone() };
         let seq = self.take(RecordKind::Root, frame.encode(root.body))?;
         self.roots.push_back((seq, floor));
+        self.covered = root.covers;
         Ok(seq)
     }
 
@@ -329,7 +334,7 @@ impl Replicator {
         let (Some(first), Some(last)) = (records.first().copied(), records.last().copied()) else {
             return Bytes::new();
         };
-        let consecutive = last.0 - first.0 + 1 == records.len() as u64;
+        let consecutive = records.iter().zip(first.0..).all(|(seq, expected)| seq.0 == expected);
         if consecutive
             && let Some((known_first, known_last, body)) = &self.gathered
             && (*known_first, *known_last) == (first, last)

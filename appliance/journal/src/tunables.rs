@@ -17,7 +17,7 @@ pub struct Tunables {
     /// For how long a recovery that has enough drives waits for the others that seem alive.
     pub grace: Duration,
     /// Records that no root covers yet may take this much; beyond it appends answer `Full`. Roots and epoch starts
-    /// are taken still.
+    /// are taken still. At most [`Tunables::quota_of`].
     pub quota_bytes: u64,
     /// Acknowledged records are kept in memory for drives that lag up to this much, then those drives get a hole.
     pub backlog_bytes_max: u64,
@@ -57,6 +57,13 @@ impl Tunables {
     /// How long a promise counts from the moment the request for it was sent.
     pub fn promise(&self) -> Duration {
         self.lease.saturating_sub(self.lease * self.drift_ppm / 1_000_000)
+    }
+
+    /// What a drive guarantees each of `buckets` whose ensembles it is in, if its ring holds `ring_bytes` of live
+    /// records (`DriveStat::ring_bytes`): from half of the ring on it takes from a bucket only its share. A quota beyond
+    /// that may leave batches refused in front of the root that would make room.
+    pub fn quota_of(ring_bytes: u64, buckets: u64) -> u64 {
+        (ring_bytes / 2 / buckets.max(1)).max(RECORD_BYTES_MAX as u64)
     }
 
     /// Pause after the `failures`-th failure in a row.
