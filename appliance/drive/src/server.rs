@@ -17,6 +17,8 @@ use weft_wire::{BucketId, DriveId, Epoch, Incarnation, Seq};
 
 /// A seal that must wait longer for old promises is refused with the time to wait, so that callers don't time out.
 const SEAL_WAIT_MAX: Duration = Duration::from_millis(400);
+/// Buckets that one drive serves.
+const BUCKETS_MAX: usize = 1 << 16;
 /// Records in one append.
 const APPEND_RECORDS_MAX: usize = 4096;
 
@@ -87,6 +89,8 @@ impl DriveServer {
             Err(DriveRefusal::OtherCluster)
         } else if request.drive != self.id() {
             Err(DriveRefusal::NotHere)
+        } else if self.is_one_too_many(request.bucket) {
+            Err(DriveRefusal::Bounds(format!("{} beside {BUCKETS_MAX} other buckets", request.bucket)))
         } else {
             self.answer(request.bucket, request.op, body).await
         };
@@ -123,6 +127,11 @@ impl DriveServer {
             DriveOp::Stat => DriveReply::Stat(self.stat(bucket)),
         };
         Ok((reply, Bytes::new()))
+    }
+
+    fn is_one_too_many(&self, bucket: BucketId) -> bool {
+        let promises = self.promises.borrow();
+        promises.len() >= BUCKETS_MAX && !promises.contains_key(&bucket)
     }
 
     /// What may be granted to this bucket's leaders.

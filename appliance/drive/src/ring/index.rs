@@ -9,6 +9,9 @@ use weft_wire::{BucketId, Epoch, Seq};
 /// charged as if it were large enough that no more fit.
 pub const RECORDS_MAX: u64 = 1 << 17;
 
+/// Sequences beyond a bucket's last record that count as unreadable after damage.
+const SUSPECT_MAX: u64 = 1 << 16;
+
 /// A record and where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -38,6 +41,8 @@ pub struct Index {
     pub buckets: BTreeMap<BucketId, BucketLog>,
     /// What was put into each segment, for the day it is reclaimed.
     segments: BTreeMap<u64, Vec<(BucketId, Seq)>>,
+    /// Entries of `segments`, those that aren't needed any more included.
+    segment_entries: u64,
     pub live_bytes: u64,
     pub queued_bytes: u64,
     charge_bytes_min: u64,
@@ -56,9 +61,14 @@ impl BucketLog {
         TailSummary { first, last, acknowledged: self.state.acknowledged, root: self.newest_root() }
     }
 
-    /// Whether a sequence that isn't held may have been held, and was damaged.
-    pub fn may_be_lost(&self, seq: Seq) -> bool {
-        seq <= self.state.lost_through && seq >= self.state.trim_below && !self.records.contains_key(&seq)
+    /// Sequences from `from` on of which it can't be said that they were never held: damaged ones, and those
+    /// trimmed between a root that is kept and the trim mark.
+    pub fn lost(&self, from: Seq) -> impl Iterator<Item = Seq> {
+        let trim_below = self.state.trim_below.max(Seq::FIRST);
+        let first = self.records.keys().next().copied().unwrap_or(trim_below);
+        let trimmed = from.max(first).0..trim_below.0;
+        let damaged = from.max(trim_below).0..=self.state.lost_through.0;
+        trimmed.chain(damaged).map(Seq).filter(|seq| !self.records.contains_key(seq))
     }
 }
 
@@ -68,6 +78,7 @@ impl Index {
         Self {
             buckets: BTreeMap::new(),
             segments: BTreeMap::new(),
+            segment_entries: 0,
             live_bytes: 0,
             queued_bytes: 0,
             charge_bytes_min: live_bytes_max / RECORDS_MAX,
@@ -111,6 +122,20 @@ impl Index {
         log.live_bytes += charge;
         self.live_bytes += charge;
         self.segments.entry(serial).or_default().push((bucket, seq));
+        self.segment_entries += 1;
+        if self.segment_entries > 4 * RECORDS_MAX {
+            self.forget_dead_entries();
+        }
+    }
+
+    fn forget_dead_entries(&mut self) {
+        self.segments.clear();
+        for (bucket, log) in &self.buckets {
+            for (seq, held) in &log.records {
+                self.segments.entry(held.serial).or_default().push((*bucket, *seq));
+            }
+        }
+        self.segment_entries = self.segments.values().map(|entries| entries.len() as u64).sum();
     }
 
     pub fn insert_state(&mut self, bucket: BucketId, state: &BucketState, serial: u64) {
@@ -168,12 +193,15 @@ impl Index {
     }
 
     pub fn forget_segment(&mut self, serial: u64) {
-        self.segments.remove(&serial);
+        if let Some(entries) = self.segments.remove(&serial) {
+            self.segment_entries -= entries.len() as u64;
+        }
     }
 
-    /// After damage that can't be attributed: whatever any bucket doesn't hold up to `groups` groups beyond its
-    /// last record may have been there.
+    /// After damage that can't be attributed: whatever any bucket doesn't hold, up to so many records beyond its
+    /// last, may have been there.
     pub fn suspect_all(&mut self, records: u64) {
+        let records = records.min(SUSPECT_MAX);
         self.unknown_lost_through = Seq(records);
         for log in self.buckets.values_mut() {
             let last = log.records.keys().next_back().copied().unwrap_or(log.state.trim_below);

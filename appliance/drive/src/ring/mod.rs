@@ -264,6 +264,9 @@ impl Ring {
         let live_max = live_bytes_max(geometry);
         let charge: u64 = records.iter().map(|(header, _)| index.charge(header.len_bytes)).sum();
         let total = index.live_bytes + index.queued_bytes + charge;
+        if total <= live_max / 2 {
+            return Ok(());
+        }
         let urgent = records.iter().all(|(header, _)| header.kind != RecordKind::Batch);
         if urgent && total <= live_max + geometry.segment_bytes / 2 {
             return Ok(());
@@ -272,8 +275,7 @@ impl Ring {
         let own = log.live_bytes + log.queued_bytes + charge;
         let holders = index.buckets.values().filter(|log| log.live_bytes + log.queued_bytes > 0).count().max(1);
         let share = (live_max / 2 / holders as u64).max(RECORD_BYTES_MAX as u64);
-        let fits = total <= live_max / 2 || (own <= share && total <= live_max);
-        if fits { Ok(()) } else { Err(AppendError::Full) }
+        if own <= share && total <= live_max { Ok(()) } else { Err(AppendError::Full) }
     }
 
     pub fn usage(&self, bucket: BucketId) -> RingUse {

@@ -1,5 +1,6 @@
 //! Reading a bucket's records back: what a new leader does.
 
+use super::index::BucketLog;
 use super::{Held, Ring, payload_matches};
 use crate::device::DriveError;
 use bytes::{Bytes, BytesMut};
@@ -10,7 +11,7 @@ use weft_wire::{BucketId, Seq};
 /// Records in one answer.
 const TAIL_RECORDS_MAX: usize = 4096;
 /// Unreadable sequences in one answer.
-const TAIL_UNREADABLE_MAX: usize = 4096;
+const TAIL_UNREADABLE_MAX: usize = 16_384;
 /// Payloads read at the same time.
 const READS_MAX: usize = 64;
 
@@ -25,16 +26,25 @@ pub struct TailRead {
 impl Ring {
     /// What is held of a bucket's log.
     pub fn summary(&self, bucket: BucketId) -> TailSummary {
-        self.index.borrow_mut().bucket(bucket).summary()
+        let index = self.index.borrow();
+        index.buckets.get(&bucket).map_or_else(|| BucketLog::default().summary(), BucketLog::summary)
     }
 
-    /// Held records from `from` on, as many as fit `bytes_max` but at least one.
+    /// Held and unreadable records from `from` on, as many as fit `bytes_max` but at least one.
     pub async fn read_tail(&self, bucket: BucketId, from: Seq, bytes_max: usize) -> Result<TailRead, DriveError> {
-        let (wanted, more) = self.choose(bucket, from, bytes_max);
-        let end = wanted.last().filter(|_| more).map_or(Seq(u64::MAX), |held| held.header.seq);
+        loop {
+            let tail = self.read_tail_once(bucket, from, bytes_max).await?;
+            // Everything may have been trimmed while it was read: then there is nothing to ask on from.
+            if !tail.more || !tail.records.is_empty() || !tail.unreadable.is_empty() {
+                return Ok(tail);
+            }
+        }
+    }
+
+    async fn read_tail_once(&self, bucket: BucketId, from: Seq, bytes_max: usize) -> Result<TailRead, DriveError> {
+        let Chosen { wanted, mut unreadable, more } = self.choose(bucket, from, bytes_max);
         let mut records = Vec::with_capacity(wanted.len());
         let mut payloads = BytesMut::new();
-        let mut unreadable = Vec::new();
         for chunk in wanted.chunks(READS_MAX) {
             let read = join_all(chunk.iter().map(|held| self.read_record(bucket, *held))).await;
             for (held, read) in chunk.iter().zip(read) {
@@ -48,35 +58,37 @@ impl Ring {
                 }
             }
         }
-        let lost = self.lost_between(bucket, from, end);
-        let cut = lost.len() == TAIL_UNREADABLE_MAX;
-        unreadable.extend(lost);
         unreadable.sort();
-        unreadable.dedup();
-        Ok(TailRead { records, payloads: payloads.freeze(), unreadable, more: more || (cut && end < Seq(u64::MAX)) })
+        Ok(TailRead { records, payloads: payloads.freeze(), unreadable, more })
     }
 
-    fn choose(&self, bucket: BucketId, from: Seq, bytes_max: usize) -> (Vec<Held>, bool) {
+    fn choose(&self, bucket: BucketId, from: Seq, bytes_max: usize) -> Chosen {
         let index = self.index.borrow();
-        let Some(log) = index.buckets.get(&bucket) else { return (Vec::new(), false) };
+        let Some(log) = index.buckets.get(&bucket) else {
+            let last = index.unknown_lost_through.0.min(from.0.saturating_add(TAIL_UNREADABLE_MAX as u64));
+            let unreadable = (from.0.max(1)..=last).map(Seq).collect();
+            return Chosen { wanted: Vec::new(), unreadable, more: last < index.unknown_lost_through.0 };
+        };
         let mut wanted: Vec<Held> = Vec::new();
         let mut bytes = 0;
+        let mut more = false;
         for held in log.records.range(from..).map(|(_, held)| held) {
             bytes += held.header.len_bytes as usize;
             if !wanted.is_empty() && (bytes > bytes_max || wanted.len() == TAIL_RECORDS_MAX) {
-                return (wanted, true);
+                more = true;
+                break;
             }
             wanted.push(*held);
         }
-        (wanted, false)
-    }
-
-    fn lost_between(&self, bucket: BucketId, from: Seq, end: Seq) -> Vec<Seq> {
-        let mut index = self.index.borrow_mut();
-        let log = index.bucket(bucket);
-        let first = from.max(log.state.trim_below);
-        let last = end.min(log.state.lost_through);
-        (first.0..=last.0).map(Seq).filter(|seq| log.may_be_lost(*seq)).take(TAIL_UNREADABLE_MAX).collect()
+        // An answer says all of a stretch of the log, or the caller would take what is left out for lacking.
+        let mut end = wanted.last().filter(|_| more).map_or(Seq(u64::MAX), |held| held.header.seq);
+        let unreadable: Vec<Seq> = log.lost(from).take_while(|seq| *seq < end).take(TAIL_UNREADABLE_MAX).collect();
+        if let Some(last) = unreadable.last().filter(|_| unreadable.len() == TAIL_UNREADABLE_MAX) {
+            end = *last;
+            more = true;
+            wanted.retain(|held| held.header.seq < end);
+        }
+        Chosen { wanted, unreadable, more }
     }
 
     /// Reads until the record is found where the index says it is: it may move in the meantime.
@@ -97,6 +109,13 @@ impl Ring {
             }
         }
     }
+}
+
+/// What an answer says.
+struct Chosen {
+    wanted: Vec<Held>,
+    unreadable: Vec<Seq>,
+    more: bool,
 }
 
 enum Found {
