@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod acl;
 mod answer;
 mod channel;
 mod dir_buffer;
