@@ -6,15 +6,13 @@ use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_bucket::{Batch, BucketError, KeyBuilder, Tag};
-use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
+use weft_wire::bucket::ParticipantOp;
+use weft_wire::fs::{FsError, FsReply};
 use weft_wire::limits::{BLOCK_BYTES, SLAB_BLOCKS, SLAB_BYTES};
-use weft_wire::{BucketId, ClientId, FsId, InodeId, Service};
+use weft_wire::{BucketId, FsId, InodeId};
 
 /// Blocks that one record of a cut removes.
 const CUT_BLOCKS_MAX: u64 = 64 * SLAB_BLOCKS;
-/// Between two tries to reach another bucket.
-const AGAIN: Duration = Duration::from_millis(100);
-const CALL_MAX: Duration = Duration::from_secs(10);
 /// After a leader opened, clients have this long to say what they have open before nameless inodes are removed.
 const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 /// Keys removed by one record.
@@ -69,42 +67,6 @@ impl Namespace {
     }
 }
 
-/// Asks the leader of another bucket; again and again until it answers.
-async fn ask(
-    namespace: &Namespace,
-    fs: FsId,
-    op: impl Fn() -> FsOp,
-    bucket: BucketId,
-    body: Bytes,
-) -> Result<FsReply, FsError> {
-    let mut tries = 0u32;
-    loop {
-        if let Some(error) = namespace.bucket.failed() {
-            return Err(errno::of_bucket(error));
-        }
-        let map = namespace.map()?;
-        let Some(leader) = map.bucket(bucket) else { return Err(errno::EIO) };
-        let request =
-            FsRequest { bucket, epoch: leader.epoch, fs, client: ClientId(0), sequence: 0, unanswered: 0, op: op() };
-        let head = weft_wire::encode(&request);
-        let answer = namespace.context.network.ask(leader.leader, Service::Fs, head, body.clone(), CALL_MAX).await;
-        match answer.map(|response| weft_wire::decode::<FsReply>(&response.head)) {
-            Ok(Ok(FsReply::Error(
-                FsError::Newer(_) | FsError::Older(_) | FsError::NotLeader | FsError::NotReady(_),
-            )))
-            | Err(_) => {}
-            Ok(Ok(FsReply::Error(error))) => return Err(error),
-            Ok(Ok(reply)) => return Ok(reply),
-            Ok(Err(_)) => return Err(errno::EIO),
-        }
-        tries += 1;
-        if tries % 50 == 0 {
-            tracing::warn!(%bucket, "a cut waits for the bucket's leader");
-        }
-        namespace.bucket.handle().sleep(AGAIN).await;
-    }
-}
-
 /// Writes to a slab that another bucket (or this one) owns.
 pub(crate) async fn write_slab(
     namespace: &Rc<Namespace>,
@@ -116,8 +78,8 @@ pub(crate) async fn write_slab(
 ) -> Result<(), FsError> {
     let map = namespace.map()?;
     let position = weft_wire::hash::slab_position(&map.secret, fs, number, offset / SLAB_BYTES);
-    let op = || FsOp::Write { inode: number, offset, cut_generation, kill_setid: false };
-    ask(namespace, fs, op, map.bucket_of(position), data).await.map(drop)
+    let op = ParticipantOp::Write { fs, inode: number, offset, cut_generation };
+    namespace.ask_bucket(map.bucket_of(position), op, data).await.map(drop)
 }
 
 /// Makes a cut in all buckets. Returns when it stands everywhere.
@@ -131,8 +93,8 @@ pub(crate) async fn everywhere(
     let buckets = namespace.map()?.buckets.len() as u32;
     let cuts: Vec<_> = (0..buckets)
         .map(|bucket| {
-            let op = move || FsOp::Cut { inode: number, cut_generation: generation, size_bytes: size };
-            ask(namespace, fs, op, BucketId(bucket), Bytes::new())
+            let op = ParticipantOp::Cut { fs, inode: number, cut_generation: generation, size_bytes: size };
+            namespace.ask_bucket(BucketId(bucket), op, Bytes::new())
         })
         .collect();
     for cut in weft_reactor::join_all(cuts).await {

@@ -4,6 +4,7 @@
 //! commit, wait until it stands on P+1, answer. Reads wait until everything they may have seen stands there.
 #![forbid(unsafe_code)]
 
+mod assist;
 mod attr;
 mod create;
 mod cut;
@@ -22,6 +23,7 @@ use opens::Opens;
 use results::{Results, Ticket};
 use std::cell::RefCell;
 use std::rc::Rc;
+use weft_bucket::BucketError;
 use weft_bucket::{Batch, Bucket};
 use weft_transport::rpc::Network;
 use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
@@ -59,11 +61,11 @@ type Outcome = Result<(FsReply, Bytes), FsError>;
 
 impl Namespace {
     /// Takes over what the former leader left: orphans, pending cuts.
-    pub fn open(bucket: Bucket, context: Context) -> Rc<Self> {
+    pub async fn open(bucket: Bucket, context: Context) -> Result<Rc<Self>, BucketError> {
         let namespace =
             Rc::new(Self { bucket, context, results: Results::default(), opens: RefCell::new(Opens::default()) });
         cut::resume(&namespace);
-        namespace
+        Ok(namespace)
     }
 
     pub fn bucket(&self) -> &Bucket {
@@ -78,9 +80,10 @@ impl Namespace {
         }
     }
 
-    /// Parts of transactions that other buckets decide.
-    pub async fn participant(self: &Rc<Self>, _request: ParticipantRequest, _body: Bytes) -> (ParticipantReply, Bytes) {
-        (ParticipantReply::Refused(errno::EOPNOTSUPP), Bytes::new())
+    /// Serves the leader of another bucket. The caller has checked that bucket and epoch are right.
+    pub async fn participant(self: &Rc<Self>, request: ParticipantRequest, body: Bytes) -> (ParticipantReply, Bytes) {
+        let reply = self.assist(request.op, body).await.unwrap_or_else(ParticipantReply::Refused);
+        (reply, Bytes::new())
     }
 
     async fn serve(self: &Rc<Self>, request: FsRequest, body: Bytes) -> Outcome {
@@ -145,12 +148,9 @@ impl Namespace {
                 let blocks = self.bucket.count_blocks(inode::object(call.fs, inode)).await;
                 Ok((FsReply::Blocks(blocks.map_err(errno::of_bucket)?), Bytes::new()))
             }
-            FsOp::Cut { inode, cut_generation, size_bytes } => {
-                self.cut_here(call, inode, cut_generation, size_bytes).await
-            }
             FsOp::StatFs => self.stat_fs(),
             FsOp::MakeRoot { root } => self.make_root(call, root).await,
-            FsOp::Renew => Ok((FsReply::Done, Bytes::new())),
+            FsOp::Renew { .. } => Ok((FsReply::Renewed { reassert: false }, Bytes::new())),
             FsOp::SetLock { .. }
             | FsOp::TestLock { .. }
             | FsOp::CancelLock { .. }

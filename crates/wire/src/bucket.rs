@@ -1,6 +1,6 @@
-//! Between the leaders of buckets: transactions over several of them.
+//! Between the leaders of buckets: transactions over several of them, and what one does for another.
 
-use crate::fs::FsError;
+use crate::fs::{FileKind, FsError};
 use crate::*;
 use serde::{Deserialize, Serialize};
 
@@ -12,36 +12,79 @@ pub struct TransactionId {
     pub number: u64,
 }
 
-/// One participant's part: what must hold, and what changes. Encoded by the namespace.
+/// A request of one bucket's leader to another's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParticipantRequest {
     pub bucket: BucketId,
+    /// The bucket's epoch in the sender's map.
     pub epoch: Epoch,
-    pub transaction: TransactionId,
     pub op: ParticipantOp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParticipantOp {
-    /// Checks, locks its keys, journals the intent. The part is in the body.
-    Prepare,
-    Commit,
-    Abort,
+    /// Checks, locks its keys, journals the intent. The part is in the body. Sent once for each transaction and
+    /// participant: whoever gets no answer aborts.
+    Prepare {
+        transaction: TransactionId,
+    },
+    Commit {
+        transaction: TransactionId,
+    },
+    Abort {
+        transaction: TransactionId,
+    },
     /// A participant asks the deciding bucket what became of it.
-    Ask,
+    Ask {
+        transaction: TransactionId,
+        participant: BucketId,
+    },
+    /// Removes everything of the inode at or beyond `size_bytes` in this bucket and refuses older cut generations.
+    Cut {
+        fs: FsId,
+        inode: InodeId,
+        cut_generation: u64,
+        size_bytes: u64,
+    },
+    /// The inode's leader writes the data in the body to a slab of this bucket.
+    Write {
+        fs: FsId,
+        inode: InodeId,
+        offset: u64,
+        cut_generation: u64,
+    },
+    /// Where ".." of a directory leads.
+    Parent {
+        fs: FsId,
+        inode: InodeId,
+    },
+    /// What a name of a directory means.
+    Name {
+        fs: FsId,
+        dir: InodeId,
+        name: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParticipantReply {
-    /// The intent stands on P+1. What the participant found is in the body.
-    Prepared,
+    /// The intent stands on P+1. `made` is the number of the inode that the part makes.
+    Prepared {
+        made: Option<InodeId>,
+    },
     /// The check failed; nothing was kept.
     Vetoed(FsError),
+    /// What the coordinator saw is no longer so; nothing was kept. It looks again.
+    Changed,
     /// The outcome stands on P+1.
     Confirmed,
     Outcome {
         committed: bool,
     },
     Undecided,
+    Done,
+    Parent(InodeId),
+    Name(Option<(InodeId, FileKind)>),
+    /// The request could not be served: by what follows.
     Refused(FsError),
 }

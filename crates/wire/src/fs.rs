@@ -52,7 +52,7 @@ pub struct Attr {
     /// Device number of a device.
     pub rdev: u32,
     pub size_bytes: u64,
-    /// Allocated blocks of 4 KiB. Those of slabs in other buckets are not in it.
+    /// Allocated blocks of 4 KiB of slab 0. (For a file of several slabs: the sum of all buckets' [`FsOp::CountBlocks`].)
     pub blocks: u64,
     pub atime_ns: i64,
     pub mtime_ns: i64,
@@ -244,7 +244,8 @@ pub enum FsOp {
         inode: InodeId,
         name: Vec<u8>,
     },
-    /// Takes or releases. `wait`: answers when it is granted; the client may cancel.
+    /// Takes or releases. `wait`: answers when it is granted; the client may cancel. Otherwise EAGAIN. A client that
+    /// learns no answer asks again with the same number.
     SetLock {
         inode: InodeId,
         lock: Lock,
@@ -255,7 +256,7 @@ pub enum FsOp {
         inode: InodeId,
         lock: Lock,
     },
-    /// Gives up waiting for the lock that request `waiting` asked for.
+    /// Gives up waiting for the lock that the request with number `waiting` asked for: that one answers EINTR.
     CancelLock {
         inode: InodeId,
         owner: u64,
@@ -316,12 +317,6 @@ pub enum FsOp {
     CountBlocks {
         inode: InodeId,
     },
-    /// Removes everything at or beyond `size_bytes` in this bucket and refuses older cut generations from now on.
-    Cut {
-        inode: InodeId,
-        cut_generation: u64,
-        size_bytes: u64,
-    },
 
     // To any bucket.
     StatFs,
@@ -329,8 +324,19 @@ pub enum FsOp {
     MakeRoot {
         root: InodeId,
     },
-    /// Tells the bucket that the client is alive and what it holds.
-    Renew,
+    /// Tells the bucket that the client is alive. Every request does; a client that holds something and has nothing
+    /// else to ask sends this at least every [`crate::limits::RENEW_SECONDS`]. `holds`: all that it holds there; sent when
+    /// the bucket's epoch has changed or the answer to the last one asked for it.
+    Renew {
+        holds: Option<Holds>,
+    },
+}
+
+/// What a client holds in a bucket, of one filesystem.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    pub opens: Vec<InodeId>,
+    pub locks: Vec<(InodeId, Lock)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,6 +379,10 @@ pub enum FsReply {
     Offset(Option<u64>),
     Blocks(u64),
     Space(Space),
+    /// `reassert`: the leader is new, and wants to hear what the client holds.
+    Renewed {
+        reassert: bool,
+    },
     Error(FsError),
 }
 

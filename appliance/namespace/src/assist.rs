@@ -1,0 +1,87 @@
+//! What the leaders of buckets do for each other, besides transactions.
+
+use crate::{Call, Namespace, errno};
+use bytes::Bytes;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_transport::rpc::Response;
+use weft_wire::bucket::{ParticipantOp, ParticipantReply, ParticipantRequest};
+use weft_wire::fs::FsError;
+use weft_wire::{BucketId, ClientId, FsId, Service};
+
+/// Between two tries to reach another bucket.
+const AGAIN: Duration = Duration::from_millis(100);
+/// One call.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// Tries between two words in the log.
+const TRIES_LOGGED: u32 = 50;
+
+impl Namespace {
+    pub(crate) async fn assist(self: &Rc<Self>, op: ParticipantOp, body: Bytes) -> Result<ParticipantReply, FsError> {
+        let reply = match op {
+            ParticipantOp::Cut { fs, inode, cut_generation, size_bytes } => {
+                self.cut_here(&self.own_call(fs), inode, cut_generation, size_bytes).await?;
+                ParticipantReply::Done
+            }
+            ParticipantOp::Write { fs, inode, offset, cut_generation } => {
+                self.write(&self.own_call(fs), inode, offset, cut_generation, false, body).await?;
+                ParticipantReply::Done
+            }
+            _ => return Err(errno::EOPNOTSUPP),
+        };
+        self.bucket.readable().await.map_err(errno::of_bucket)?;
+        Ok(reply)
+    }
+
+    /// A call that no client made.
+    pub(crate) fn own_call(&self, fs: FsId) -> Call {
+        Call { fs, client: ClientId(0), ticket: None, now_ns: self.bucket.handle().wall_ns() }
+    }
+
+    /// Asks the leader of another bucket (or of this one) once. `NotReady`: the answer is not known.
+    pub(crate) async fn ask_once(
+        &self,
+        bucket: BucketId,
+        op: ParticipantOp,
+        body: Bytes,
+    ) -> Result<ParticipantReply, FsError> {
+        if let Some(error) = self.bucket.failed() {
+            return Err(errno::of_bucket(error));
+        }
+        let map = self.map()?;
+        let leader = map.bucket(bucket).ok_or(errno::EIO)?;
+        let head = weft_wire::encode(&ParticipantRequest { bucket, epoch: leader.epoch, op });
+        let answer = self.context.network.ask(leader.leader, Service::Bucket, head, body, CALL_MAX).await;
+        let Response { head, .. } = answer.map_err(|error| FsError::NotReady(format!("{bucket}: {error}")))?;
+        match weft_wire::decode(&head).map_err(|_| errno::EIO)? {
+            ParticipantReply::Refused(error @ (FsError::Errno(_) | FsError::Cut { .. })) => Err(error),
+            ParticipantReply::Refused(error) => Err(FsError::NotReady(format!("{bucket}: {error}"))),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks the leader of another bucket again and again until it answers. For what may be done twice.
+    pub(crate) async fn ask_bucket(
+        &self,
+        bucket: BucketId,
+        op: ParticipantOp,
+        body: Bytes,
+    ) -> Result<ParticipantReply, FsError> {
+        let mut tries = 0u32;
+        loop {
+            match self.ask_once(bucket, op.clone(), body.clone()).await {
+                Err(FsError::NotReady(reason)) => {
+                    if let Some(error) = self.bucket.failed() {
+                        return Err(errno::of_bucket(error));
+                    }
+                    tries += 1;
+                    if tries % TRIES_LOGGED == 0 {
+                        tracing::warn!(%bucket, reason, "waiting for the leader of another bucket");
+                    }
+                }
+                answer => return answer,
+            }
+            self.bucket.handle().sleep(AGAIN).await;
+        }
+    }
+}
