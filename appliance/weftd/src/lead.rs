@@ -156,11 +156,16 @@ impl Leads {
             move |reason: &str| leads.set_state(id, epoch, LeadState::Opening(reason.into()))
         };
         let opened = Bucket::open(params, Rc::clone(&self.0.network), self.0.handle.clone(), progress).await;
-        match opened {
+        let namespace = match opened {
             Ok(bucket) => {
                 let map = self.0.map.clone();
                 let context = Context { map: Rc::new(move || map.get()), network: Rc::clone(&self.0.network) };
-                let namespace = Namespace::open(bucket, context);
+                Namespace::open(bucket, context).await
+            }
+            Err(error) => Err(error),
+        };
+        match namespace {
+            Ok(namespace) => {
                 tracing::info!(bucket = %id, %epoch, "serving");
                 if let Some(lead) = self.0.leads.borrow_mut().get_mut(&id).filter(|lead| lead.epoch == epoch) {
                     lead.state = LeadState::Serving;
