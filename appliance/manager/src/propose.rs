@@ -79,12 +79,7 @@ pub(crate) async fn ask_leader(
             }
             Ok(Ok(ManagerReply::NotLeader(_) | ManagerReply::NoQuorum) | Err(_)) => {}
             Ok(Ok(reply)) => return (reply, Some(target)),
-            Err(CallError::VersionMismatch) => {
-                return (
-                    ManagerReply::Refused(format!("manager {target} speaks another version of the protocol")),
-                    None,
-                );
-            }
+            Err(CallError::VersionMismatch) => mismatch = Some(target),
             Err(_) => {}
         }
         if left(handle, end).is_zero() {

@@ -34,6 +34,10 @@ pub struct Config {
     pub control_socket: Option<PathBuf>,
     /// The TCP address on which other nodes and `weft` talk to this node.
     pub control_listen: SocketAddr,
+    /// The file with the token that `weft` must show over TCP before the node is in a cluster; made with a random one if
+    /// it isn't there. Nodes of one cluster may share it. Default: `control.token` in `state_dir`.
+    #[serde(default)]
+    pub control_token: Option<PathBuf>,
     /// What a core does when it has nothing to do. Default: `adaptive`.
     #[serde(default)]
     pub idle: Idle,
@@ -78,6 +82,10 @@ pub struct DriveConfig {
     /// The core that owns the drive. Default: 0.
     #[serde(default)]
     pub core: usize,
+    /// For tests: keeps writes in the memory of the process until they are flushed, so that a missing flush loses them
+    /// when the process is killed. Default: false.
+    #[serde(default)]
+    pub volatile_cache: bool,
 }
 
 /// Which addresses the node may use.
@@ -139,9 +147,15 @@ impl Config {
         self.control_socket.clone().unwrap_or_else(|| self.state_dir.join("control.sock"))
     }
 
+    /// The token file, also when it is not configured.
+    pub fn control_token(&self) -> PathBuf {
+        self.control_token.clone().unwrap_or_else(|| self.state_dir.join("control.token"))
+    }
+
     /// Makes relative paths start at the state directory.
     fn resolve(&mut self) {
         self.control_socket = Some(self.state_dir.join(self.control_socket()));
+        self.control_token = Some(self.state_dir.join(self.control_token()));
         for drive in &mut self.drives {
             drive.path = self.state_dir.join(&drive.path);
         }

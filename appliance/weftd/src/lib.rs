@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod drives;
 pub mod lead;
 pub mod node;
 pub mod notify;
+pub mod run;
 pub mod supervise;

@@ -265,6 +265,10 @@ impl Node {
             Command::Describe => Answer::Description(self.describe()),
             Command::Status => Answer::Status(Box::new(self.status())),
             Command::Events => Answer::Events(self.events.borrow().iter().cloned().collect()),
+            Command::Token => match self.token() {
+                Some(token) => Answer::Token(token),
+                None => Answer::Refused("the node is in no cluster yet: its own token file counts".into()),
+            },
             Command::Form { map } => self.form(map).await,
             Command::CreateFilesystem { name, size_bytes } => {
                 let proposal = Proposal::CreateFilesystem { name: name.clone(), size_bytes };
@@ -275,6 +279,12 @@ impl Node {
             }
             Command::DeleteFilesystem { name } => self.propose(Proposal::DeleteFilesystem { name }).await,
         }
+    }
+
+    /// What all nodes of the cluster take over TCP.
+    pub fn token(&self) -> Option<String> {
+        let map = self.manager.borrow().as_ref().and_then(|manager| manager.map())?;
+        Some(format!("{:032x}", weft_wire::hash::control_token(&map.secret)))
     }
 
     async fn form(&self, map: Box<Map>) -> Answer {

@@ -29,6 +29,8 @@ pub enum Command {
     /// What the node knows and does.
     Status,
     Events,
+    /// The token that all nodes of the cluster take over TCP. Only over the Unix socket.
+    Token,
     CreateFilesystem {
         name: String,
         size_bytes: u64,
@@ -45,6 +47,7 @@ pub enum Answer {
     Done,
     Status(Box<Status>),
     Events(Vec<Event>),
+    Token(String),
     /// What was asked for can't be done; the text says why and what to do.
     Refused(String),
 }

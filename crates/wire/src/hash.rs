@@ -49,6 +49,12 @@ pub fn page_position(secret: &Secret, fs: FsId, directory: InodeId, depth: u8, p
     position(keyed(secret, 3, &[u64::from(fs.0), directory.0, u64::from(depth), prefix]))
 }
 
+/// What the nodes of a cluster take as proof over the control API. Whoever knows the secret can compute it; nobody can
+/// compute the secret from it.
+pub fn control_token(secret: &Secret) -> u128 {
+    u128::from(keyed(secret, 5, &[0])) << 64 | u128::from(keyed(secret, 5, &[1]))
+}
+
 /// 64 bits of a name within its directory; the top 55 are its place in readdir order.
 pub fn name_hash(secret: &Secret, directory: InodeId, name: &[u8]) -> u64 {
     let mut hasher = SipHasher24::new_with_key(&secret.0);
