@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::device::outcome;
+use weft_drive::inspect::inspect_file;
 use weft_drive::uring::{ClaimError, UringDrive};
 use weft_drive::volatile::VolatileCache;
 use weft_drive::{Drive, DriveError, DriveOptions, DriveServer, FormattedDrive, OpenError};
@@ -104,6 +105,11 @@ fn a_server_on_a_file_serves_what_it_stored() {
         assert_eq!(write_shard(&server, 3, 1, zone, 4, payload(9, 65536)).await, DriveReply::Written);
         drop(server);
 
+        let report = inspect_file(&path).unwrap();
+        assert_eq!(report.problem, None);
+        let found = report.drive.unwrap();
+        assert_eq!((found.buckets.len(), found.buckets[0].records, found.buckets[3].zones), (40, 2, 1));
+        assert!(found.buckets.iter().all(|bucket| bucket.records_damaged == 0));
         let formatted = FormattedDrive::open(claim(&path, &handle)).await.unwrap();
         let server = DriveServer::new(formatted, handle, Incarnation(2), DriveOptions { lease: Duration::ZERO });
         assert_eq!(read_tail(&server, 0, 1).await.seqs(), [1, 2]);

@@ -19,6 +19,8 @@ pub const CAPACITY_BYTES_MIN: u64 = 64 * MIB;
 pub const ZONE_BYTES_MIN: u64 = MIB;
 pub const ZONE_BYTES_MAX: u64 = 256 * MIB;
 pub const RING_BYTES_MIN: u64 = 8 * MIB;
+/// Up to here a sixteenth of the drive, not a thirty-second.
+pub const RING_BYTES_SMALL: u64 = 32 * MIB;
 pub const RING_BYTES_MAX: u64 = 4 * GIB;
 pub const SEGMENT_BYTES_MIN: u64 = MIB;
 pub const SEGMENT_BYTES_MAX: u64 = 64 * MIB;
@@ -69,9 +71,11 @@ impl Geometry {
         }
         let capacity_bytes = capacity_bytes / BLOCK * BLOCK;
         let zone_bytes = power_of_two_below(capacity_bytes / 2048).clamp(ZONE_BYTES_MIN, ZONE_BYTES_MAX);
-        let ring_bytes = (capacity_bytes / 32).clamp(RING_BYTES_MIN, RING_BYTES_MAX);
+        // Small drives give more of themselves: each of their buckets needs room for a few of the largest records.
+        let ring_bytes = (capacity_bytes / 32).max((capacity_bytes / 16).min(RING_BYTES_SMALL));
+        let ring_bytes = ring_bytes.clamp(RING_BYTES_MIN, RING_BYTES_MAX);
         let segment_bytes = power_of_two_below(ring_bytes / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-        let slot_bytes = power_of_two_below(capacity_bytes / (4096)).clamp(SLOT_BYTES_MIN, SLOT_BYTES_MAX);
+        let slot_bytes = power_of_two_below(capacity_bytes / 4096).clamp(SLOT_BYTES_MIN, SLOT_BYTES_MAX);
         let zones_most = (capacity_bytes / zone_bytes).min(u64::from(u32::MAX)) as u32;
         let mut geometry = Self {
             capacity_bytes,
@@ -175,7 +179,8 @@ mod tests {
         assert!(matches!(Geometry::for_capacity(CAPACITY_BYTES_MIN - 1), Err(GeometryError::TooSmall { .. })));
         for (capacity, zone, ring, zones_min) in [
             (64 * MIB, MIB, 8 * MIB, 32),
-            (256 * MIB, MIB, 8 * MIB, 220),
+            (256 * MIB, MIB, 16 * MIB, 220),
+            (GIB, MIB, 32 * MIB, 950),
             (4 * GIB + 4095, 2 * MIB, 128 * MIB, 1900),
             (10 * GIB, 4 * MIB, 320 * MIB, 2400),
             (1024 * GIB, 256 * MIB, 4 * GIB, 4000),

@@ -160,6 +160,9 @@ impl Index {
         let log = self.bucket(bucket);
         log.state.trim_below = log.state.trim_below.max(below);
         let below = log.state.trim_below;
+        if below > log.state.lost_through {
+            log.state.lost_through = Seq(0);
+        }
         if log.records.first_key_value().is_none_or(|(first, _)| *first >= below) {
             return;
         }
