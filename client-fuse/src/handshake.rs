@@ -14,11 +14,9 @@ const BACKGROUND_CONGESTED: u16 = 192;
 /// Not among them, on purpose: the write-back cache (an acknowledged write must survive us), export support, cached
 /// symlinks and directories (nothing may be cached without a lease).
 const WANTED: u64 = init::ASYNC_READ
-    | init::POSIX_LOCKS
     | init::ATOMIC_O_TRUNC
     | init::BIG_WRITES
     | init::DONT_MASK
-    | init::FLOCK_LOCKS
     | init::AUTO_INVAL_DATA
     | init::ASYNC_DIO
     | init::PARALLEL_DIROPS
@@ -42,16 +40,33 @@ pub enum ReaddirPlus {
     Auto,
 }
 
-pub(crate) fn negotiate(offer: &abi::InitIn, readdirplus: ReaddirPlus) -> Result<abi::InitOut, MountError> {
+/// Who keeps the locks of files (POSIX, OFD, flock).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locks {
+    /// The kernel, for this mount alone.
+    Kernel,
+    /// The filesystem: [`getlk`](crate::Filesystem::getlk) and [`setlk`](crate::Filesystem::setlk).
+    Filesystem,
+}
+
+pub(crate) fn negotiate(
+    offer: &abi::InitIn,
+    readdirplus: ReaddirPlus,
+    locks: Locks,
+) -> Result<abi::InitOut, MountError> {
     let offered = u64::from(offer.flags) | u64::from(offer.flags2) << 32;
     if offer.major != abi::MAJOR || offer.minor < abi::MINOR_MIN || offered & NEEDED != NEEDED {
         return Err(MountError::KernelTooOld { major: offer.major, minor: offer.minor });
     }
-    let wanted = match readdirplus {
-        ReaddirPlus::Off => WANTED,
-        ReaddirPlus::Auto => WANTED | init::DO_READDIRPLUS | init::READDIRPLUS_AUTO,
+    let readdirplus = match readdirplus {
+        ReaddirPlus::Off => 0,
+        ReaddirPlus::Auto => init::DO_READDIRPLUS | init::READDIRPLUS_AUTO,
     };
-    let flags = offered & wanted;
+    let locks = match locks {
+        Locks::Kernel => 0,
+        Locks::Filesystem => init::POSIX_LOCKS | init::FLOCK_LOCKS,
+    };
+    let flags = offered & (WANTED | readdirplus | locks);
     Ok(abi::InitOut {
         major: abi::MAJOR,
         minor: offer.minor.min(abi::MINOR),
@@ -84,10 +99,10 @@ mod tests {
 
     #[test]
     fn only_what_is_offered_is_taken() -> Result<(), MountError> {
-        let out = negotiate(&offer(38, NEEDED | init::DO_READDIRPLUS | 1 << 50), ReaddirPlus::Off)?;
+        let out = negotiate(&offer(38, NEEDED | init::DO_READDIRPLUS | 1 << 50), ReaddirPlus::Off, Locks::Kernel)?;
         assert_eq!(u64::from(out.flags), NEEDED);
         assert_eq!((out.minor, out.flags2, out.max_pages, out.max_readahead), (38, 0, 256, 1 << 20));
-        let out = negotiate(&offer(60, u64::MAX), ReaddirPlus::Auto)?;
+        let out = negotiate(&offer(60, u64::MAX), ReaddirPlus::Auto, Locks::Filesystem)?;
         assert_eq!(out.minor, abi::MINOR);
         assert_ne!(u64::from(out.flags) & init::DO_READDIRPLUS, 0);
         assert_eq!(out.flags2, (init::DIRECT_IO_ALLOW_MMAP >> 32) as u32);
@@ -96,8 +111,8 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_refused_by_its_version() {
-        let error = negotiate(&offer(31, u64::MAX), ReaddirPlus::Off).err();
+        let error = negotiate(&offer(31, u64::MAX), ReaddirPlus::Off, Locks::Kernel).err();
         assert_eq!(error, Some(MountError::KernelTooOld { major: 7, minor: 31 }));
-        assert!(negotiate(&offer(40, NEEDED & !init::MAX_PAGES), ReaddirPlus::Off).is_err());
+        assert!(negotiate(&offer(40, NEEDED & !init::MAX_PAGES), ReaddirPlus::Off, Locks::Kernel).is_err());
     }
 }

@@ -17,10 +17,11 @@ pub mod mount;
 pub mod mount_options;
 pub mod request;
 pub mod session;
+pub mod weft;
 mod worker;
 
 pub use answer::{Answer, kind_of_mode};
 pub use dir_buffer::{DirBuffer, DirEntry, Full};
 pub use filesystem::*;
-pub use handshake::ReaddirPlus;
+pub use handshake::{Locks, ReaddirPlus};
 pub use interrupt::Interrupt;

@@ -1,6 +1,8 @@
 //! Options of a mount as mount(8) passes them to a helper: `-o a,b=c,...`.
 
+use crate::session::THREADS_MAX;
 use nix::mount::MsFlags;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the options of one mount say. Later ones override earlier ones, as with mount(8).
@@ -13,6 +15,10 @@ pub struct MountOptions {
     pub fail_after: Option<Duration>,
     /// Log filter, in the syntax of `RUST_LOG`.
     pub log: Option<String>,
+    /// Where the log goes once it is mounted.
+    pub log_file: Option<PathBuf>,
+    /// Threads that serve; `None`: as many as suit.
+    pub threads: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +41,21 @@ pub enum OptionError {
 
 const KNOWN: &str = "ro, rw, remount, allow_other, default_permissions, dev, nodev, suid, nosuid, exec, noexec, atime, \
                      noatime, diratime, nodiratime, relatime, norelatime, strictatime, nostrictatime, lazytime, nolazytime, sync, async, dirsync, \
-                     fail-after=SECONDS, log=FILTER, and those for mount(8) alone (defaults, auto, noauto, user, users, owner, group, nofail, _netdev, x-*)";
+                     fail-after=SECONDS, log=FILTER, log-file=PATH, threads=NUMBER, and those for mount(8) alone (defaults, auto, noauto, user, users, owner, group, nofail, _netdev, x-*)";
 
 /// Of `fail-after`, seconds.
 const FAIL_AFTER_S_MAX: u64 = 7 * 24 * 3600;
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { flags: MsFlags::empty(), action: MountAction::Mount, fail_after: None, log: None }
+        Self {
+            flags: MsFlags::empty(),
+            action: MountAction::Mount,
+            fail_after: None,
+            log: None,
+            log_file: None,
+            threads: None,
+        }
     }
 }
 
@@ -70,6 +83,16 @@ impl MountOptions {
                 let filter = value.filter(|value| !value.is_empty());
                 let filter = filter.ok_or(OptionError::NeedsValue { name: "log", what: "FILTER" })?;
                 self.log = Some(filter.to_owned());
+                return Ok(());
+            }
+            "log-file" => {
+                let path = value.filter(|value| !value.is_empty());
+                let path = path.ok_or(OptionError::NeedsValue { name: "log-file", what: "PATH" })?;
+                self.log_file = Some(PathBuf::from(path));
+                return Ok(());
+            }
+            "threads" => {
+                self.threads = Some(parse_threads(value)?);
                 return Ok(());
             }
             // Comments for other programs that read fstab (x-systemd.automount, X-mount.mkdir=0755).
@@ -134,6 +157,15 @@ fn parse_fail_after(value: Option<&str>) -> Result<Duration, OptionError> {
     }
 }
 
+fn parse_threads(value: Option<&str>) -> Result<usize, OptionError> {
+    const NAME: &str = "threads";
+    let value = value.ok_or(OptionError::NeedsValue { name: NAME, what: "NUMBER" })?;
+    match value.parse::<usize>() {
+        Ok(threads @ 1..=THREADS_MAX) => Ok(threads),
+        _ => Err(OptionError::BadValue { name: NAME, value: value.to_owned(), what: "a number from 1 to 64" }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,7 +202,18 @@ mod tests {
 
     #[test]
     fn values_are_checked() {
-        for bad in ["fail-after", "fail-after=", "fail-after=0", "fail-after=-1", "fail-after=soon", "log", "log="] {
+        for bad in [
+            "fail-after",
+            "fail-after=",
+            "fail-after=0",
+            "fail-after=-1",
+            "fail-after=soon",
+            "log",
+            "log=",
+            "log-file=",
+            "threads=0",
+            "threads=65",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

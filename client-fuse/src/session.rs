@@ -9,12 +9,13 @@ use crate::abi;
 use crate::answer::Answer;
 use crate::channel::{Channel, Closed, Received};
 use crate::filesystem::Filesystem;
-use crate::handshake::{self, ReaddirPlus};
+use crate::handshake::{self, Locks, ReaddirPlus};
 use crate::mount::{self, MountError, MountId};
 use crate::worker::{Peers, Reader, Worker};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -33,6 +34,7 @@ pub struct SessionOptions {
     pub threads: usize,
     pub idle: Idle,
     pub readdirplus: ReaddirPlus,
+    pub locks: Locks,
     /// How long [`Filesystem::destroy`] may take on each thread before it is cut off.
     pub destroy_wait: Duration,
 }
@@ -50,6 +52,7 @@ impl Default for SessionOptions {
             threads: 2,
             idle: Idle::Adaptive { spin: Duration::from_micros(20) },
             readdirplus: ReaddirPlus::Off,
+            locks: Locks::Filesystem,
             destroy_wait: Duration::from_secs(2),
         }
     }
@@ -219,7 +222,7 @@ impl Session {
                 continue;
             }
             let (offer, _) = abi::InitIn::read_from_prefix(body).map_err(|_| nonsense(Errno::EPROTO))?;
-            let out = handshake::negotiate(&offer, self.options.readdirplus).inspect_err(|_| {
+            let out = handshake::negotiate(&offer, self.options.readdirplus, self.options.locks).inspect_err(|_| {
                 channel.send(header.unique, Err(Errno::EPROTO));
             })?;
             channel.send(header.unique, Ok(Answer::init(&out)));
@@ -235,6 +238,11 @@ impl Drop for Session {
             let _ = mount::unmount_lazily(&self.mountpoint);
         }
     }
+}
+
+/// The only source of randomness from the system in the standard library: the key of a hasher.
+pub fn system_random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Before the handshake the kernel wants room for the writes that it may allow itself.
@@ -257,12 +265,8 @@ fn serve_thread<F: Filesystem>(
         }
     }
     let _ends_all = EndsAll(Arc::clone(&peers));
-    let mut core = Core::new(CoreOptions {
-        name: format!("fuse-{index}"),
-        idle: options.idle,
-        seed: u64::from(std::process::id()) << 8 | index as u64,
-        pin: None,
-    })?;
+    let mut core =
+        Core::new(CoreOptions { name: format!("fuse-{index}"), idle: options.idle, seed: system_random(), pin: None })?;
     let handle = core.handle();
     peers.join(index, core.mailbox());
     let filesystem = make(index, &handle);

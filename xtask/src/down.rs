@@ -27,7 +27,7 @@ impl Down {
         let programs = Programs {
             weftd: directory.join("weftd"),
             weft: directory.join("weft"),
-            mount: directory.join("mount.weft"),
+            mount: directory.join("mount-weft"),
         };
         let Some(mut cluster) = Cluster::open(programs, &state)? else {
             println!("there is no cluster in {}", state.display());

@@ -22,7 +22,7 @@ impl Programs {
             }
             Ok(path)
         };
-        Ok(Programs { weftd: find("weftd")?, weft: find("weft")?, mount: find("mount.weft")? })
+        Ok(Programs { weftd: find("weftd")?, weft: find("weft")?, mount: find("mount-weft")? })
     }
 
     /// Beside the test program that runs: tests are in `deps` of the directory where programs are.
