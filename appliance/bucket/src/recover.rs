@@ -165,6 +165,11 @@ impl Bucket {
                 .map(|zone| crate::zones::Member { drive, zone: zone.zone, generation: zone.generation })
                 .collect();
             if !unknown.is_empty() {
+                // A set that the planner just freed is missing here before the record that says so stands: another
+                // leader could still need it.
+                if self.settled(self.0.log.last()).await.is_err() {
+                    return;
+                }
                 tracing::debug!(bucket = %self.0.id, %drive, zones = unknown.len(), "freeing zones that no record names");
                 self.0.stripes.free_members(&unknown).await;
             }
