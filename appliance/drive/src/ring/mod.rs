@@ -267,7 +267,8 @@ impl Ring {
         if total <= live_max / 2 {
             return Ok(());
         }
-        let urgent = records.iter().all(|(header, _)| header.kind != RecordKind::Batch);
+        // Batches that were refused before go with the root behind them: it can't stand before they do.
+        let urgent = records.iter().any(|(header, _)| header.kind != RecordKind::Batch);
         if urgent && total <= live_max + geometry.segment_bytes / 2 {
             return Ok(());
         }

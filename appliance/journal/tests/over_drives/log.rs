@@ -274,3 +274,26 @@ fn one_copy_left_is_enough() {
         assert_eq!(third, Ok(20), "nobody left knows of more");
     });
 }
+
+#[test]
+fn a_root_gets_through_rings_that_refuse_the_batches_before_it() {
+    with_cluster(11, 4, |cluster| async move {
+        // More than the drives can hold.
+        cluster.tunables.set(Tunables { quota_bytes: 1 << 30, ..Tunables::default() });
+        let leader = cluster.lead(1, &[&drives(1..=4)]).await.expect("an empty log begins");
+        let mut count = 0;
+        while leader.log.room().bytes_used < leader.log.room().bytes_quota {
+            for _ in 0..8 {
+                drop(leader.append(count, 16 << 10).expect("room was said to be"));
+                count += 1;
+            }
+            cluster.handle.sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(leader.append(count, 8).map(|_| ()), Err(LogError::Full), "the drives are full");
+        let covers = leader.log.acknowledged();
+        assert!(covers < leader.log.last());
+        let (_, pending) = leader.append_root(covers).expect("roots are always taken");
+        assert_eq!(settled(pending).await, Ok(()));
+        append_all(&leader, count..count + 20).await;
+    });
+}
