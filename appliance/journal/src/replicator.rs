@@ -17,8 +17,11 @@ use std::collections::VecDeque;
 use weft_reactor::Instant;
 use weft_reactor::buf::AlignedBuf;
 use weft_wire::drive::{DriveOp, DriveRefusal, DriveReply, RecordKind};
-use weft_wire::limits::RECORD_BYTES_MAX;
+use weft_wire::limits::{MESSAGE_BODY_BYTES_MAX, RECORD_BYTES_MAX};
 use weft_wire::{BucketId, DriveId, Epoch, Seq};
+
+/// Records of one message to a drive whose ring is full.
+const RECORDS_WITH_ROOT_MAX: usize = 2048;
 
 #[derive(Clone, Debug)]
 pub struct ReplicatorParams {
@@ -292,13 +295,16 @@ impl Replicator {
         if !peer.window_open(&tunables) {
             return None;
         }
+        // A full ring takes refused batches only together with the root behind them.
+        let (records_max, bytes_max) = match peer.ring_full {
+            true => (RECORDS_WITH_ROOT_MAX, MESSAGE_BODY_BYTES_MAX),
+            false => (tunables.group_records, tunables.group_bytes),
+        };
         let (mut records, mut bytes) = (Vec::new(), 0);
         for queue in [&mut peer.urgent, &mut peer.later] {
             while let Some(seq) = queue.first().copied() {
                 let len = self.store.get(seq).map_or(0, |entry| entry.header.len_bytes as usize);
-                if records.len() == tunables.group_records
-                    || (!records.is_empty() && bytes + len > tunables.group_bytes)
-                {
+                if records.len() == records_max || (!records.is_empty() && bytes + len > bytes_max) {
                     break;
                 }
                 queue.pop_first();
