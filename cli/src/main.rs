@@ -1,3 +1,75 @@
+//! `weft`: what people and programs say to a cluster.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod arguments;
+mod connection;
+mod create;
+mod events;
+mod filesystems;
+mod gather;
+mod health;
+mod inspect;
+mod mount;
+mod output;
+mod overview;
+mod pages;
+mod plan;
+#[cfg(test)]
+mod sample;
+mod size;
+mod status;
+mod table;
+mod time;
+
+use anyhow::Result;
+use arguments::{Arguments, ClusterVerb, DriveVerb, FsVerb, Global, Verb};
+use clap::Parser;
+use connection::Access;
+use output::{Closed, Output, progress};
+use std::process::ExitCode;
+
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let is_status = matches!(arguments.verb, Verb::Status);
+    match run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in format!("weft: {error:#}").lines() {
+                progress(line);
+            }
+            ExitCode::from(if is_status { health::Health::Unknown.exit_code() } else { FAILED })
+        }
+    }
+}
+
+fn run(Arguments { global, verb }: Arguments) -> Result<u8> {
+    let output = if global.json { Output::Json } else { Output::Text };
+    let timeout = global.timeout;
+    let mut access = Access::new(global.endpoint(), &global.token_file());
+    match verb {
+        Verb::Cluster(ClusterVerb::Create(create)) => {
+            let plan = plan::PlanFile::new(create.plan.clone().unwrap_or_else(|| plan_path(&global, &create.name)));
+            create::create(&mut access, output, timeout, &create, &plan)?;
+        }
+        Verb::Status => return Ok(status::status(&mut access, output, timeout)?.exit_code()),
+        Verb::Events { follow } => events::events(&mut access, output, timeout, follow)?,
+        Verb::Fs(FsVerb::Create { name, size }) => filesystems::create(&access, output, timeout, &name, size)?,
+        Verb::Fs(FsVerb::List) => filesystems::list(&access, output, timeout)?,
+        Verb::Fs(FsVerb::Delete { name, yes }) => filesystems::delete(&access, output, timeout, &name, yes)?,
+        Verb::Drive(DriveVerb::List) => status::drives(&mut access, output, timeout)?,
+        Verb::Drive(DriveVerb::Inspect { file }) => {
+            return Ok(if inspect::inspect(output, &file)? { 0 } else { FAILED });
+        }
+        Verb::Mount(mount) => mount::mount(&mount)?,
+        Verb::Completion { shell } => pages::completion(shell)?,
+        Verb::Man { directory } => pages::manual(&directory)?,
+    }
+    Ok(0)
+}
+
+fn plan_path(global: &Global, name: &str) -> std::path::PathBuf {
+    global.token_file().with_file_name(format!("{name}.forming"))
+}

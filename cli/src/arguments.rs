@@ -1,0 +1,209 @@
+//! The command line.
+
+use crate::connection::Endpoint;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+use weft_wire::map::Protection;
+
+/// Talks to the nodes of a Weft cluster.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, arg_required_else_help = true, propagate_version = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The Unix socket of the node to ask
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/weft/control.sock")]
+    pub socket: PathBuf,
+    /// Ask the node with this control address instead of the one behind --socket
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub control: Option<Endpoint>,
+    /// The file with the token that nodes want over TCP [default: control.token beside --socket]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub token_file: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to wait for the answer of a node
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+impl Global {
+    pub fn endpoint(&self) -> Endpoint {
+        self.control.clone().unwrap_or_else(|| Endpoint::Unix(self.socket.clone()))
+    }
+
+    pub fn token_file(&self) -> PathBuf {
+        self.token_file.clone().unwrap_or_else(|| self.socket.with_file_name("control.token"))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a cluster
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Show how the cluster is; exits with 0 if healthy, 1 if not, 2 if that can't be told
+    Status,
+    /// Show what happened on all nodes, in order of time
+    Events {
+        /// Go on showing what happens, until interrupted
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Create, list and delete filesystems
+    #[command(subcommand)]
+    Fs(FsVerb),
+    /// List drives, and look at what is on them
+    #[command(subcommand)]
+    Drive(DriveVerb),
+    /// Mount a filesystem
+    Mount(Mount),
+    /// Print the completion script of a shell
+    Completion { shell: clap_complete::Shell },
+    /// Write the manual pages into a directory
+    Man { directory: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Make one cluster of nodes that are in none. Their drives are formatted
+    Create(Create),
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The cluster's name
+    #[arg(long, value_parser = name)]
+    pub name: String,
+    /// Data and parity shards of each stripe: D is 3 to 16, P is 2 or 4; P failures lose nothing
+    #[arg(long, value_name = "D+P")]
+    pub protection: Protection,
+    /// Divide the cluster into 2^K buckets instead of as many as fit the cores and drives
+    #[arg(long, value_name = "K")]
+    pub bucket_bits: Option<u8>,
+    /// Control addresses of all nodes, HOST:PORT; or the paths of their Unix sockets
+    #[arg(long = "node", value_name = "ADDR", num_args = 1.., required = true)]
+    pub nodes: Vec<Endpoint>,
+    /// Where to keep the plan until all nodes have it [default: NAME.forming beside the token file]
+    #[arg(long, value_name = "PATH")]
+    pub plan: Option<PathBuf>,
+    /// How long to wait until all nodes serve
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub wait: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FsVerb {
+    /// Create a filesystem; does nothing if there is one of that name
+    Create {
+        name: String,
+        /// The most it may hold, in bytes or for example 10GiB; without it the cluster is the limit
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        size: Option<u64>,
+    },
+    /// List the filesystems
+    List,
+    /// Delete a filesystem with everything in it
+    Delete {
+        name: String,
+        /// Really delete it
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DriveVerb {
+    /// List the drives of all nodes
+    List,
+    /// Show what is on a drive, without writing to it
+    Inspect {
+        /// The file or block device
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// HOST:PORT[,HOST:PORT...]/FILESYSTEM
+    pub source: String,
+    /// The directory on which to mount
+    pub directory: PathBuf,
+    /// Options, for example ro,allow_other
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Option<String>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("expected a whole number of seconds, 1 or more".into()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    match crate::size::parse(text).map_err(|error| error.to_string())? {
+        0 => Err("a size of 0 would hold nothing; leave --size out for no limit".into()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match text.len() {
+        1..=63 if text.chars().all(fits) && !text.starts_with(['.', '-']) => Ok(text.into()),
+        _ => Err("expected 1 to 63 letters, digits, '-', '_' and '.', the first no '.' or '-'".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        Arguments::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cluster_is_described_in_one_line() {
+        let line =
+            "weft cluster create --name a --protection 4+2 --node 127.0.0.1:1 127.0.0.1:2 --node n/c.sock --json";
+        let parsed = parse(line).unwrap();
+        assert!(parsed.global.json);
+        assert_eq!(parsed.global.token_file(), PathBuf::from("/run/weft/control.token"));
+        let Verb::Cluster(ClusterVerb::Create(create)) = parsed.verb else { panic!("{parsed:?}") };
+        assert_eq!(create.nodes.len(), 3);
+        assert_eq!(create.protection, Protection { data: 4, parity: 2 });
+    }
+
+    #[test]
+    fn wrong_arguments_say_what_is_expected() {
+        let create = "weft cluster create --name a --node h:1 --protection";
+        for (line, part) in [
+            (format!("{create} 4"), "D+P"),
+            (format!("{create} 2+2"), "outside 3..16"),
+            ("weft cluster create --name .. --protection 4+2 --node h:1".into(), "1 to 63"),
+            (format!("{create} 4+2 --node nowhere"), "HOST:PORT"),
+            ("weft fs create a --size 10GB".into(), "is no unit"),
+            ("weft fs create a --size 0".into(), "leave --size out"),
+            ("weft status --timeout 0".into(), "1 or more"),
+        ] {
+            let said = parse(&line).unwrap_err();
+            assert!(said.contains(part), "{line}: {said}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Whether the cluster is as it should be, with the reasons.
+
+use crate::connection::CallError;
+use crate::gather::Gathered;
+use crate::overview::{Buckets, IN_USE, Overview, SERVING};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use weft_wire::control::Status;
+
+/// Numbers of buckets that are spelled out in one line.
+const BUCKETS_SHOWN: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    Healthy,
+    Unhealthy,
+    Unknown,
+}
+
+impl Health {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Healthy => 0,
+            Self::Unhealthy => 1,
+            Self::Unknown => 2,
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "UNHEALTHY",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A known problem outweighs what could not be found out.
+pub fn judge(overview: &mut Overview, gathered: &Gathered) {
+    if overview.cluster.is_none() {
+        let first = &gathered.first;
+        overview.unknown.push(match first.phase.as_str() {
+            "unclaimed" => format!("{} is in no cluster: make one with `weft cluster create`", first.name),
+            phase => format!("{} is {phase}{} and can't tell yet", first.name, waiting(first)),
+        });
+    } else {
+        judge_nodes(overview, gathered);
+        judge_managers(overview);
+        judge_buckets(overview);
+        judge_filesystems(overview);
+    }
+    judge_drives(overview);
+    overview.health = match (overview.problems.is_empty(), overview.unknown.is_empty()) {
+        (false, _) => Health::Unhealthy,
+        (true, false) => Health::Unknown,
+        (true, true) => Health::Healthy,
+    };
+}
+
+fn waiting(status: &Status) -> String {
+    status.waiting.as_ref().map(|waiting| format!(" ({waiting})")).unwrap_or_default()
+}
+
+fn judge_nodes(overview: &mut Overview, gathered: &Gathered) {
+    let cluster = gathered.first.cluster.as_ref().map(|cluster| cluster.id);
+    let mut versions = BTreeSet::new();
+    for answered in &gathered.nodes {
+        let Some(entry) = &answered.entry else { continue };
+        let (name, place) = (&entry.name, &answered.endpoint);
+        match &answered.status {
+            Err(CallError::NotAsked(reason)) => overview.unknown.push(format!("{name} was not asked: {reason}")),
+            Err(CallError::Refused(reason)) => {
+                overview.unknown.push(format!("{name} at {place} refuses to tell: {reason}"));
+            }
+            Err(CallError::NoAnswer(reason)) => overview.problems.push(format!(
+                "{name} does not answer: {reason}. Look whether the server and weftd run there, and at its log"
+            )),
+            Ok(status) => {
+                versions.insert(status.version.as_str());
+                let other = status.cluster.as_ref().filter(|own| Some(own.id) != cluster);
+                if let Some(other) = other {
+                    let text = format!("{place} should be {name} and is {} of cluster {}", status.name, other.name);
+                    overview.problems.push(text + ": correct the address, or stop that node");
+                } else if status.node.is_some_and(|node| node != entry.node) {
+                    let text = format!("{place} should be {name} and is {}", status.name);
+                    overview.problems.push(text + ": two nodes were given each other's address or drives");
+                } else if status.phase != SERVING {
+                    overview.problems.push(format!("{name} is {}{}", status.phase, waiting(status)));
+                }
+            }
+        }
+        if entry.state != "up" && answered.status.is_ok() {
+            overview.problems.push(format!("{name} is {} in the map", entry.state));
+        }
+    }
+    if versions.len() > 1 {
+        let versions: Vec<&str> = versions.into_iter().collect();
+        overview.notes.push(format!("nodes run different versions: {}", versions.join(", ")));
+    }
+}
+
+fn judge_managers(overview: &mut Overview) {
+    let Some(managers) = &overview.managers else { return };
+    if managers.leader.is_none() {
+        let needed = managers.total / 2 + 1;
+        overview.problems.push(format!(
+            "the managers have no leader: {} of {} answer, {needed} are needed to change anything",
+            managers.answered, managers.total
+        ));
+    }
+}
+
+fn judge_buckets(overview: &mut Overview) {
+    let mut reasons: BTreeMap<(String, String), Vec<u32>> = BTreeMap::new();
+    for bucket in &overview.buckets.told {
+        let trouble = bucket.state.stats.as_ref().and_then(|stats| stats.trouble.clone());
+        let reason = match (bucket.state.serving, trouble) {
+            (false, _) => bucket.state.state.clone(),
+            (true, Some(trouble)) => format!("in trouble: {trouble}"),
+            (true, None) => continue,
+        };
+        reasons.entry((bucket.node.clone(), reason)).or_default().push(bucket.state.bucket);
+    }
+    for ((node, reason), buckets) in reasons {
+        overview.problems.push(format!("{} ({node}): {reason}", list(&buckets)));
+    }
+    judge_untold(overview);
+}
+
+/// Buckets whose leader didn't tell: that is known of nodes that are away, and not of nodes that were not asked.
+fn judge_untold(overview: &mut Overview) {
+    let Buckets { untold, .. } = &overview.buckets;
+    if untold.is_empty() {
+        return;
+    }
+    let silent: Vec<&str> =
+        overview.nodes.iter().filter(|node| !node.answered && node.leads > 0).map(|node| node.name.as_str()).collect();
+    let text = match silent.as_slice() {
+        [] => format!("{}: no node leads them yet", list(untold)),
+        silent => format!("{}: led by {}, which did not answer", list(untold), silent.join(" or ")),
+    };
+    match overview.unknown.is_empty() {
+        true => overview.problems.push(text),
+        false => overview.unknown.push(text),
+    }
+}
+
+fn list(buckets: &[u32]) -> String {
+    let shown: Vec<String> = buckets.iter().take(BUCKETS_SHOWN).map(u32::to_string).collect();
+    let more = match buckets.len().saturating_sub(BUCKETS_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let noun = if buckets.len() == 1 { "bucket" } else { "buckets" };
+    format!("{noun} {}{more}", shown.join(", "))
+}
+
+fn judge_filesystems(overview: &mut Overview) {
+    for fs in overview.filesystems.iter().filter(|fs| fs.state != "ready") {
+        overview.notes.push(format!("filesystem {} is {}", fs.name, fs.state));
+    }
+    let counters = &overview.counters;
+    if counters.checksum_errors > 0 {
+        overview.notes.push(format!(
+            "{} blocks did not match their checksum; {} stripes were repaired. See `weft events`",
+            counters.checksum_errors, counters.repaired_stripes
+        ));
+    }
+}
+
+fn judge_drives(overview: &mut Overview) {
+    for drive in &overview.drives {
+        let (node, path, state) = (&drive.node, &drive.state.path, &drive.state.state);
+        let blank = overview.cluster.is_none() && state == "blank";
+        if state != IN_USE && !blank {
+            overview.problems.push(format!("drive {path} of {node}: {state}"));
+        }
+        if drive.state.errors > 0 {
+            let errors = drive.state.errors;
+            overview.notes.push(format!("drive {path} of {node}: {errors} errors since weftd was started there"));
+        }
+    }
+}

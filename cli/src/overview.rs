@@ -1,0 +1,239 @@
+//! What the answers of all nodes say together.
+
+use crate::gather::{Answered, Gathered, node_name};
+use crate::health::Health;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use weft_wire::control::{BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, NodeState, Status};
+
+pub const SERVING: &str = "serving";
+pub const IN_USE: &str = "in use";
+
+#[derive(Debug, Serialize)]
+pub struct Overview {
+    pub health: Health,
+    /// What is wrong, and what to do about it.
+    pub problems: Vec<String>,
+    /// What could not be found out.
+    pub unknown: Vec<String>,
+    /// What is worth knowing and does not make the cluster unhealthy.
+    pub notes: Vec<String>,
+    pub cluster: Option<Cluster>,
+    pub managers: Option<Managers>,
+    pub nodes: Vec<Node>,
+    pub buckets: Buckets,
+    pub drives: Vec<Drive>,
+    pub filesystems: Vec<FilesystemEntry>,
+    pub clients: usize,
+    /// The sums over all buckets that were told of.
+    pub counters: BucketStats,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Cluster {
+    pub name: String,
+    pub id: String,
+    pub protection: String,
+    /// The newest version of the map that any node knows.
+    pub map: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Managers {
+    pub total: usize,
+    pub answered: usize,
+    /// The name of the node that leads them, as most of the newest term say.
+    pub leader: Option<String>,
+    pub term: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Node {
+    pub node: Option<u16>,
+    pub name: String,
+    pub control: String,
+    pub answered: bool,
+    pub phase: Option<String>,
+    pub waiting: Option<String>,
+    /// What the managers believe of it.
+    pub state: Option<String>,
+    pub incarnation: Option<u64>,
+    pub version: Option<String>,
+    pub map: Option<u64>,
+    pub leads: usize,
+    pub serves: usize,
+    pub manager: bool,
+    pub manager_role: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Buckets {
+    pub total: usize,
+    pub serving: usize,
+    pub told: Vec<Bucket>,
+    /// Buckets of which no node told.
+    pub untold: Vec<u32>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Bucket {
+    /// The node that leads it.
+    pub node: String,
+    #[serde(flatten)]
+    pub state: BucketState,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Drive {
+    pub node: String,
+    #[serde(flatten)]
+    pub state: DriveState,
+}
+
+impl Drive {
+    /// How much is in use, in percent of the zones.
+    pub fn used_percent(&self) -> Option<u64> {
+        let used = self.state.zones.saturating_sub(self.state.zones_free);
+        (u64::from(used) * 100).checked_div(self.state.zones.into())
+    }
+}
+
+impl Overview {
+    pub fn new(gathered: &Gathered) -> Self {
+        let newest = newest(gathered);
+        let buckets = newest.map(|cluster| buckets(cluster, &gathered.nodes)).unwrap_or_default();
+        let nodes = gathered.nodes.iter().map(|answered| node(answered, &buckets)).collect();
+        let managers = newest.map(|cluster| managers(cluster, &gathered.nodes));
+        let counters = sum(&buckets);
+        let mut overview = Self {
+            health: Health::Unknown,
+            problems: Vec::new(),
+            unknown: Vec::new(),
+            notes: Vec::new(),
+            cluster: newest.map(|cluster| Cluster {
+                name: cluster.name.clone(),
+                id: cluster.id.to_string(),
+                protection: cluster.protection.to_string(),
+                map: cluster.map.0,
+            }),
+            managers,
+            nodes,
+            buckets,
+            drives: drives(&gathered.nodes),
+            filesystems: newest.map(|cluster| cluster.filesystems.clone()).unwrap_or_default(),
+            clients: newest.map_or(0, |cluster| cluster.clients),
+            counters,
+        };
+        crate::health::judge(&mut overview, gathered);
+        overview
+    }
+}
+
+/// The cluster as the node with the newest map sees it.
+fn newest(gathered: &Gathered) -> Option<&ClusterStatus> {
+    let first = gathered.first.cluster.as_ref()?;
+    let told = statuses(&gathered.nodes).filter_map(|(_, status)| status.cluster.as_ref());
+    // Of equal versions the first node's.
+    let newer = told.filter(|cluster| cluster.id == first.id && cluster.map > first.map);
+    Some(newer.max_by_key(|cluster| cluster.map).unwrap_or(first))
+}
+
+fn statuses(nodes: &[Answered]) -> impl Iterator<Item = (&Answered, &Status)> {
+    nodes.iter().filter_map(|answered| Some((answered, answered.status.as_ref().ok()?)))
+}
+
+fn name(answered: &Answered) -> String {
+    match (&answered.entry, &answered.status) {
+        (Some(entry), _) => entry.name.clone(),
+        (None, Ok(status)) => status.name.clone(),
+        (None, Err(_)) => answered.endpoint.to_string(),
+    }
+}
+
+fn node(answered: &Answered, buckets: &Buckets) -> Node {
+    let (entry, status) = (answered.entry.as_ref(), answered.status.as_ref().ok());
+    let name = name(answered);
+    Node {
+        node: entry.map(|entry| entry.node.0),
+        control: entry.map_or_else(|| answered.endpoint.to_string(), |entry| entry.control.to_string()),
+        answered: status.is_some(),
+        phase: status.map(|status| status.phase.clone()),
+        waiting: status.and_then(|status| status.waiting.clone()),
+        state: entry.map(|entry| entry.state.clone()),
+        incarnation: status.and_then(|status| status.incarnation).map(|incarnation| incarnation.0),
+        version: status.map(|status| status.version.clone()),
+        map: status.and_then(|status| status.cluster.as_ref()).map(|cluster| cluster.map.0),
+        leads: entry.map_or(0, |entry| entry.leads),
+        serves: buckets.told.iter().filter(|bucket| bucket.node == name && bucket.state.serving).count(),
+        manager: entry.is_some_and(|entry| entry.manager),
+        manager_role: status.and_then(|status| status.manager.as_ref()).map(|manager| manager.role.clone()),
+        name,
+    }
+}
+
+/// Each bucket once: of two nodes that tell of it, the one with the higher epoch leads it.
+fn buckets(cluster: &ClusterStatus, nodes: &[Answered]) -> Buckets {
+    let mut told: BTreeMap<u32, Bucket> = BTreeMap::new();
+    for (answered, status) in statuses(nodes) {
+        for state in status.buckets.iter().filter(|state| (state.bucket as usize) < cluster.buckets) {
+            match told.get(&state.bucket) {
+                Some(known) if known.state.epoch >= state.epoch => {}
+                _ => drop(told.insert(state.bucket, Bucket { node: name(answered), state: state.clone() })),
+            }
+        }
+    }
+    Buckets {
+        total: cluster.buckets,
+        serving: told.values().filter(|bucket| bucket.state.serving).count(),
+        untold: (0..cluster.buckets as u32).filter(|bucket| !told.contains_key(bucket)).collect(),
+        told: told.into_values().collect(),
+    }
+}
+
+fn managers(cluster: &ClusterStatus, nodes: &[Answered]) -> Managers {
+    let is_manager = |answered: &Answered| answered.entry.as_ref().is_some_and(|entry| entry.manager);
+    let states =
+        || statuses(nodes).filter(|(answered, _)| is_manager(answered)).filter_map(|(_, s)| s.manager.as_ref());
+    let term = states().map(|manager| manager.term).max().unwrap_or(0);
+    let leader = states().filter(|manager| manager.term == term).find_map(|manager| manager.leader);
+    Managers {
+        total: cluster.nodes.iter().filter(|node: &&NodeState| node.manager).count(),
+        answered: states().count(),
+        leader: leader.map(|leader| node_name(&cluster.nodes, leader)),
+        term,
+    }
+}
+
+pub fn drives(nodes: &[Answered]) -> Vec<Drive> {
+    let of_node = |(answered, status): (&Answered, &Status)| {
+        let name = name(answered);
+        status.drives.iter().map(move |state| Drive { node: name.clone(), state: state.clone() }).collect::<Vec<_>>()
+    };
+    statuses(nodes).flat_map(of_node).collect()
+}
+
+fn sum(buckets: &Buckets) -> BucketStats {
+    let mut sum = BucketStats::default();
+    for stats in buckets.told.iter().filter_map(|bucket| bucket.state.stats.as_ref()) {
+        let pairs = [
+            (&mut sum.commits, stats.commits),
+            (&mut sum.destaged_blocks, stats.destaged_blocks),
+            (&mut sum.checkpoints, stats.checkpoints),
+            (&mut sum.merges, stats.merges),
+            (&mut sum.cleaned_sets, stats.cleaned_sets),
+            (&mut sum.repaired_stripes, stats.repaired_stripes),
+            (&mut sum.checksum_errors, stats.checksum_errors),
+            (&mut sum.reconstructions, stats.reconstructions),
+            (&mut sum.stripes, stats.stripes),
+            (&mut sum.zone_sets, stats.zone_sets),
+            (&mut sum.runs, stats.runs),
+            (&mut sum.held_bytes, stats.held_bytes),
+            (&mut sum.index_resident_bytes, stats.index_resident_bytes),
+            (&mut sum.journal_bytes, stats.journal_bytes),
+        ];
+        for (total, value) in pairs {
+            *total = total.saturating_add(value);
+        }
+    }
+    sum
+}

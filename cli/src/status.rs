@@ -1,0 +1,162 @@
+//! `weft status` as text.
+
+use crate::connection::Access;
+use crate::gather::gather;
+use crate::health::Health;
+use crate::output::Output;
+use crate::overview::{Drive, Node, Overview};
+use crate::table::{Table, plain};
+use crate::{filesystems, size};
+use anyhow::Result;
+use std::fmt::Write;
+use std::time::Duration;
+
+pub fn status(access: &mut Access, output: Output, timeout: Duration) -> Result<Health> {
+    let overview = Overview::new(&gather(access, timeout)?);
+    output.show(&overview, || text(&overview))?;
+    Ok(overview.health)
+}
+
+/// `weft drive list`.
+pub fn drives(access: &mut Access, output: Output, timeout: Duration) -> Result<()> {
+    let gathered = gather(access, timeout)?;
+    for answered in &gathered.nodes {
+        if let Err(error) = &answered.status {
+            crate::output::progress(&format!("the drives of a node are missing: {error}"));
+        }
+    }
+    let drives = crate::overview::drives(&gathered.nodes);
+    output.show(&drives, || drive_table(&drives))
+}
+
+fn text(overview: &Overview) -> String {
+    let mut text = String::new();
+    head(overview, &mut text);
+    text.push('\n');
+    text.push_str(&node_table(&overview.nodes));
+    if !overview.drives.is_empty() {
+        text.push('\n');
+        text.push_str(&drive_table(&overview.drives));
+    }
+    if !overview.filesystems.is_empty() {
+        text.push('\n');
+        text.push_str(&filesystems::table(&overview.filesystems));
+    }
+    text
+}
+
+fn head(overview: &Overview, text: &mut String) {
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{name:<10}{}", plain(value));
+    };
+    if let Some(cluster) = &overview.cluster {
+        line("cluster", &format!("{} ({}), {}, map {}", cluster.name, cluster.id, cluster.protection, cluster.map));
+    }
+    line("health", overview.health.word());
+    for problem in &overview.problems {
+        line("", &format!("- {problem}"));
+    }
+    for unknown in &overview.unknown {
+        line("", &format!("? {unknown}"));
+    }
+    for note in &overview.notes {
+        line("note", note);
+    }
+    if let Some(managers) = &overview.managers {
+        let leader = managers.leader.as_ref().map_or("no leader".into(), |leader| format!("led by {leader}"));
+        line(
+            "managers",
+            &format!("{} of {} answer, {leader}, term {}", managers.answered, managers.total, managers.term),
+        );
+    }
+    if overview.cluster.is_some() {
+        let (buckets, counters) = (&overview.buckets, &overview.counters);
+        line("buckets", &format!("{} of {} serving", buckets.serving, buckets.total));
+        line("clients", &overview.clients.to_string());
+        let stripes = format!("{} stripes, {} of journal", counters.stripes, size::show(counters.journal_bytes));
+        line("data", &stripes);
+        line(
+            "counters",
+            &format!(
+                "repaired stripes {}, checksum errors {}, reconstructions {}",
+                counters.repaired_stripes, counters.checksum_errors, counters.reconstructions
+            ),
+        );
+    }
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+fn node_table(nodes: &[Node]) -> String {
+    let mut table = Table::new(&["NODE", "PHASE", "MAP SAYS", "BUCKETS", "MANAGER", "CONTROL"]);
+    for node in nodes {
+        let manager = match (&node.manager_role, node.manager) {
+            (Some(role), true) => role.clone(),
+            (None, true) => "yes".into(),
+            (_, false) => "-".into(),
+        };
+        table.row([
+            node.name.clone(),
+            node.phase.clone().unwrap_or_else(|| "no answer".into()),
+            or_dash(node.state.as_ref()),
+            format!("{} of {}", node.serves, node.leads),
+            manager,
+            node.control.clone(),
+        ]);
+    }
+    table.render()
+}
+
+fn drive_table(drives: &[Drive]) -> String {
+    let mut table = Table::new(&["DRIVE", "NODE", "STATE", "SIZE", "USED", "JOURNAL", "ERRORS", "PATH"]);
+    for drive in drives {
+        let state = &drive.state;
+        table.row([
+            or_dash(state.id),
+            drive.node.clone(),
+            state.state.clone(),
+            size::show(state.capacity_bytes),
+            drive.used_percent().map_or_else(|| "-".into(), |percent| format!("{percent} %")),
+            size::show(state.ring_used_bytes),
+            state.errors.to_string(),
+            state.path.clone(),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn a_healthy_cluster_fits_one_screen() {
+        let shown = text(&Overview::new(&sample::gathered(3)));
+        for part in [
+            "cluster   weft1 (0000000000000000000000000000002a), 4+2, map 7\n",
+            "health    healthy\n",
+            "managers  3 of 3 answer, led by node1, term 4\n",
+            "buckets   6 of 6 serving\n",
+            "clients   2\n",
+            "node2  serving  up        2 of 2   follower  127.0.0.1:7102\n",
+            "drive2  node2  in use  4 GiB  25 %  1 MiB    0       node2.drive\n",
+            "home        ready  10 GiB\n",
+        ] {
+            assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn problems_come_first() {
+        let mut gathered = sample::gathered(3);
+        sample::silence(&mut gathered, 1);
+        let shown = text(&Overview::new(&gathered));
+        assert!(shown.contains("health    UNHEALTHY\n          - node2 does not answer"), "{shown}");
+        assert!(shown.contains("buckets   4 of 6 serving"), "{shown}");
+        assert!(shown.contains("node2  no answer  up"), "{shown}");
+    }
+}
