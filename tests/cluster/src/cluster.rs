@@ -62,7 +62,8 @@ impl Cluster {
             arguments.extend(["--name".into(), self.layout.name.clone()]);
             arguments.extend(["--protection".into(), self.layout.protection.clone()]);
             for node in &self.nodes {
-                arguments.extend(["--node".into(), node.control.to_string()]);
+                // By their sockets: over TCP each node has a token of its own until it is in the cluster.
+                arguments.extend(["--node".into(), node.socket().to_string_lossy().into_owned()]);
             }
             self.weft(&arguments)?;
             self.layout.formed = true;
