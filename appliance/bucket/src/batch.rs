@@ -95,6 +95,13 @@ impl Batch {
         self
     }
 
+    /// Everything of another batch, after what is here.
+    pub fn append(&mut self, other: Batch) -> &mut Self {
+        self.changes.extend(other.changes);
+        self.data.extend(other.data);
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.data.is_empty()
     }

@@ -326,6 +326,11 @@ impl Bucket {
         self.commit_unadmitted(batch, &[]).await
     }
 
+    /// A batch that will not be committed after all: what was staged for it is nobody's.
+    pub fn discard(&self, batch: Batch) {
+        self.abandon_placed(&batch);
+    }
+
     /// Stripes that were staged for a batch which was not taken are nobody's.
     fn abandon_placed(&self, batch: &Batch) {
         for change in &batch.data {

@@ -1,6 +1,8 @@
 //! The extents that a batch touches, worked on in memory until the batch is written.
 
-use crate::batch::DataChange;
+use crate::BucketError;
+use crate::batch::{Batch, DataChange};
+use crate::bucket::Bucket;
 use crate::extent::{Extent, Location, by_slab, carve};
 use crate::held;
 use crate::key::{self, Object};
@@ -41,6 +43,19 @@ pub(crate) struct Worked {
 struct Working {
     before: BTreeMap<u64, Extent>,
     now: BTreeMap<u64, Extent>,
+}
+
+impl Bucket {
+    /// Blocks that a slab of a file will have once the batch is committed. The caller keeps others from changing it.
+    pub async fn blocks_after(&self, object: Object, slab: u64, batch: &Batch) -> Result<u64, BucketError> {
+        let range = slab * SLAB_BLOCKS..(slab + 1) * SLAB_BLOCKS;
+        let mut worked = Worked::default();
+        worked.load((object, slab), self.extents(object, range.clone(), usize::MAX).await?);
+        for change in batch.data.iter().filter(|change| change.target().0 == object) {
+            worked.apply(change);
+        }
+        Ok(worked.current(object, &range).iter().map(|extent| u64::from(extent.blocks)).sum())
+    }
 }
 
 impl Worked {

@@ -131,11 +131,11 @@ impl Namespace {
         let blocks = size.div_ceil(BLOCK_BYTES as u64);
         if blocks < SLAB_BLOCKS {
             batch.punch(object(call.fs, number), blocks..SLAB_BLOCKS);
-            inode.blocks = inode.blocks.min(blocks);
         }
         if size < SLAB_BYTES {
             self.zero_tail(call, number, size, batch).await?;
         }
+        inode.blocks = self.blocks_after(call, number, batch).await?;
         Ok(old > SLAB_BYTES)
     }
 
@@ -169,6 +169,11 @@ impl Namespace {
         block[..inode.inline.len()].copy_from_slice(&inode.inline);
         batch.write_blocks(object(call.fs, number), 0, block.into());
         inode.inline = Bytes::new();
-        inode.blocks = inode.blocks.max(1);
+        inode.blocks = 1;
+    }
+
+    /// Blocks of slab 0 once the batch is committed.
+    pub(crate) async fn blocks_after(&self, call: &Call, number: InodeId, batch: &Batch) -> Result<u64, FsError> {
+        self.bucket.blocks_after(object(call.fs, number), 0, batch).await.map_err(errno::of_bucket)
     }
 }

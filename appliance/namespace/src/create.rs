@@ -17,6 +17,7 @@ impl Namespace {
             let reply = FsReply::Entry { inode: parent, kind: FileKind::Directory, attr, created: false };
             return Ok((reply, Bytes::new()));
         }
+        dentries::check_name(name)?;
         let secret = self.map()?.secret;
         match dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry {
             Some(dentry) => self.entry(call, &dentry).await,
@@ -152,10 +153,15 @@ impl Namespace {
         let secret = self.map()?.secret;
         let _guard = self.lock_inodes(call, [dir, number]).await;
         let mut parent = self.directory(call, dir).await?;
-        let mut inode = self.inode(call, number).await.map_err(|error| {
+        if self.map()?.bucket_of(number.position()) != self.bucket.id() {
             // Only inodes of this bucket until transactions span several.
-            if error == errno::ESTALE { errno::EXDEV } else { error }
-        })?;
+            return Err(errno::EXDEV);
+        }
+        let gone = |error| if error == errno::ESTALE { errno::ENOENT } else { error };
+        let mut inode = self.inode(call, number).await.map_err(gone)?;
+        if inode.links == 0 && !self.opens.borrow().is_open(call.fs, number) {
+            return Err(errno::ENOENT);
+        }
         if inode.kind == FileKind::Directory {
             return Err(errno::EPERM);
         }

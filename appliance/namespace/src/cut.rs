@@ -1,13 +1,13 @@
 //! Cuts: what lies beyond a file's end goes, in all buckets. A bucket that has cut refuses writes that don't know of it.
 
-use crate::inode::{Inode, cut_key, inode_key, object, orphan_key, xattr_key};
-use crate::{Call, Namespace, Outcome, errno};
+use crate::inode::{Cut, Inode, cut_key, inode_key, object, orphan_key, xattr_key};
+use crate::{Call, Namespace, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_bucket::{Batch, BucketError, KeyBuilder, Tag};
 use weft_wire::bucket::ParticipantOp;
-use weft_wire::fs::{FsError, FsReply};
+use weft_wire::fs::FsError;
 use weft_wire::limits::{BLOCK_BYTES, SLAB_BLOCKS, SLAB_BYTES};
 use weft_wire::{BucketId, FsId, InodeId};
 
@@ -20,25 +20,47 @@ const KEYS_MAX: usize = 256;
 
 impl Namespace {
     /// Removes all blocks at and beyond a size in this bucket, and remembers the cut.
-    pub(crate) async fn cut_here(&self, call: &Call, number: InodeId, generation: u64, size: u64) -> Outcome {
+    pub(crate) async fn cut_here(
+        &self,
+        call: &Call,
+        number: InodeId,
+        generation: u64,
+        size: u64,
+    ) -> Result<(), FsError> {
         let key = cut_key(call.fs, number);
-        let newest = self.bucket.get(&key).await.map_err(errno::of_bucket)?;
-        let newest: u64 = newest.map(|value| crate::inode::decode(&value)).transpose()?.unwrap_or(0);
-        if newest >= generation {
-            return Ok((FsReply::Done, Bytes::new()));
+        let _cut = self.bucket.lock([key.clone()]).await;
+        let newest = self.newest_cut(call.fs, number).await?;
+        if newest.generation > generation || newest == (Cut { generation, pending: false }) {
+            return Ok(());
         }
+        let first = size.div_ceil(BLOCK_BYTES as u64);
+        let found =
+            self.bucket.seek(object(call.fs, number), first, u64::MAX, false).await.map_err(errno::of_bucket)?;
         // Refused from the record on, so that nothing comes in behind the cut while it goes on.
         let mut batch = Batch::new();
-        batch.put(key, weft_wire::encode(&generation));
-        let tail = KeyBuilder::new(call.fs, Tag::Cut).u64(number.0).u64(size / SLAB_BYTES).build();
-        let guard = self.bucket.lock([tail]).await;
-        if size > SLAB_BYTES {
-            self.zero_tail(call, number, size, &mut batch).await?;
+        batch.put(key.clone(), weft_wire::encode(&Cut { generation, pending: true }));
+        {
+            let _slab = self.lock_slab(call, number, size / SLAB_BYTES).await;
+            if size > SLAB_BYTES {
+                self.zero_tail(call, number, size, &mut batch).await?;
+            }
+            if found.is_none() {
+                batch.put(key.clone(), weft_wire::encode(&Cut { generation, pending: false }));
+            }
+            self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
         }
-        self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
-        drop(guard);
-        self.remove_blocks(call.fs, number, size.div_ceil(BLOCK_BYTES as u64)).await.map_err(errno::of_bucket)?;
-        Ok((FsReply::Done, Bytes::new()))
+        if found.is_some() {
+            self.remove_blocks(call.fs, number, first).await.map_err(errno::of_bucket)?;
+            let mut batch = Batch::new();
+            batch.put(key, weft_wire::encode(&Cut { generation, pending: false }));
+            self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn newest_cut(&self, fs: FsId, number: InodeId) -> Result<Cut, FsError> {
+        let found = self.bucket.get(&cut_key(fs, number)).await.map_err(errno::of_bucket)?;
+        found.map_or(Ok(Cut::default()), |value| crate::inode::decode(&value))
     }
 
     /// Frees the file's blocks in this bucket from `block` on.

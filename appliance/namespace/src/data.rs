@@ -1,19 +1,29 @@
 //! Contents: reads, writes, appends, holes. Requests stay within one slab; slab 0 is in the inode's bucket and changes
 //! size and times in the same record, other slabs hold blocks alone.
 
-use crate::inode::{INLINE_BYTES_MAX, Inode, cut_key, inode_key, object};
+use crate::inode::{INLINE_BYTES_MAX, Inode, inode_key, object};
 use crate::{Call, Namespace, Outcome, cut, errno};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
 use weft_bucket::{Batch, KeyBuilder, LockGuard, Tag};
+use weft_reactor::{AlignedBuf, join_all};
 use weft_wire::InodeId;
 use weft_wire::fs::{FallocateMode, FileKind, FsError, FsReply, SeekTarget};
-use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BLOCKS, SLAB_BYTES};
+use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BYTES};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// From here on data goes into a stripe of its own instead of the journal.
 const STAGE_BYTES_MIN: u64 = 64 << 10;
+
+/// A write, as the attributes show it.
+fn touch(inode: &mut Inode, call: &Call, kill_setid: bool) {
+    inode.mtime_ns = call.now_ns;
+    inode.ctime_ns = call.now_ns;
+    if kill_setid {
+        inode.kill_setid();
+    }
+}
 
 /// Whole blocks that a byte range touches.
 fn blocks_of(range: &Range<u64>) -> Range<u64> {
@@ -22,7 +32,7 @@ fn blocks_of(range: &Range<u64>) -> Range<u64> {
 
 impl Namespace {
     /// The slab's lock key for read-modify-write of its blocks.
-    async fn lock_slab(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
+    pub(crate) async fn lock_slab(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
         let key = KeyBuilder::new(call.fs, Tag::Cut).u64(number.0).u64(slab).build();
         self.bucket.lock([key]).await
     }
@@ -127,8 +137,7 @@ impl Namespace {
 
     /// A writer that hasn't heard of the newest cut would bring back what it removed.
     async fn check_cut(&self, call: &Call, number: InodeId, generation: u64) -> Result<(), FsError> {
-        let newest = self.bucket.get(&cut_key(call.fs, number)).await.map_err(errno::of_bucket)?;
-        let newest: u64 = newest.map(|value| crate::inode::decode(&value)).transpose()?.unwrap_or(0);
+        let newest = self.newest_cut(call.fs, number).await?.generation;
         if generation < newest { Err(FsError::Cut { generation: newest }) } else { Ok(()) }
     }
 
@@ -142,41 +151,70 @@ impl Namespace {
         data: Bytes,
     ) -> Outcome {
         let mut batch = Batch::new();
-        let old_size = inode.size;
+        let offset = range.start;
         inode.size = inode.size.max(range.end);
-        inode.mtime_ns = call.now_ns;
-        inode.ctime_ns = call.now_ns;
-        if kill_setid {
-            inode.kill_setid();
+        self.fill_first_slab(call, number, &mut inode, range, data, &mut batch).await?;
+        touch(&mut inode, call, kill_setid);
+        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        let reply = FsReply::Written { offset, attr: Some(inode.attr(number)) };
+        self.commit(call, batch, reply).await
+    }
+
+    /// Puts bytes of slab 0 into the batch, or into the inode if the file (its size is the new one already) fits there.
+    /// On an error the batch is as before.
+    async fn fill_first_slab(
+        &self,
+        call: &Call,
+        number: InodeId,
+        inode: &mut Inode,
+        range: Range<u64>,
+        data: Bytes,
+        batch: &mut Batch,
+    ) -> Result<(), FsError> {
+        if range.is_empty() {
+            return Ok(());
         }
-        let fits = inode.size as usize <= INLINE_BYTES_MAX && inode.blocks == 0;
-        if fits && (old_size == 0 || !inode.inline.is_empty()) {
+        if inode.size as usize <= INLINE_BYTES_MAX && inode.blocks == 0 {
             let mut contents = vec![0; inode.size as usize];
             contents[..inode.inline.len()].copy_from_slice(&inode.inline);
             contents[range.start as usize..range.end as usize].copy_from_slice(&data);
             inode.inline = contents.into();
-        } else {
-            let inline = std::mem::take(&mut inode.inline);
-            let before = (!inline.is_empty()).then_some(inline);
-            if let Some(inline) = &before
-                && range.start > 0
-                && blocks_of(&range).start > 0
-            {
-                // The write leaves block 0 alone: what the inode held goes there.
-                let mut block = vec![0; BLOCK_BYTES];
-                block[..inline.len()].copy_from_slice(inline);
-                batch.write_blocks(object(call.fs, number), 0, block.into());
-            }
-            self.put_data(call, number, &range, data, before, &mut batch).await?;
-            inode.blocks = inode.blocks.max(blocks_of(&range).end.min(SLAB_BLOCKS));
+            return Ok(());
         }
-        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
-        let reply = FsReply::Written { offset: range.start, attr: Some(inode.attr(number)) };
-        self.commit(call, batch, reply).await
+        let inline = std::mem::take(&mut inode.inline);
+        let before = (!inline.is_empty()).then_some(inline);
+        let blocks = match &before {
+            // Nothing of the file is a block yet: what the inode held is in block 0, whoever writes it.
+            Some(_) => blocks_of(&range).end - blocks_of(&range).start + u64::from(range.start >= BLOCK),
+            None => 0,
+        };
+        let mut written = Batch::new();
+        if let Some(inline) = &before
+            && range.start >= BLOCK
+        {
+            // The write leaves block 0 alone: what the inode held goes there.
+            let mut block = vec![0; BLOCK_BYTES];
+            block[..inline.len()].copy_from_slice(inline);
+            batch.write_blocks(object(call.fs, number), 0, block.into());
+        }
+        self.put_data(call, number, &range, data, before, &mut written).await?;
+        inode.blocks = if blocks > 0 {
+            blocks
+        } else {
+            match self.blocks_after(call, number, &written).await {
+                Ok(blocks) => blocks,
+                Err(error) => {
+                    self.bucket.discard(written);
+                    return Err(error);
+                }
+            }
+        };
+        batch.append(written);
+        Ok(())
     }
 
     /// Puts bytes into the batch as whole blocks: through a stripe of their own if there are many, else by the journal.
-    /// `inline`: what block 0 holds, if that is not stored as a block.
+    /// `inline`: what block 0 holds, if that is not stored as a block. On an error the batch is as before.
     async fn put_data(
         &self,
         call: &Call,
@@ -195,41 +233,57 @@ impl Namespace {
         let whole = if aligned {
             data
         } else {
-            let mut buffer = BytesMut::zeroed(((blocks.end - blocks.start) * BLOCK) as usize);
+            let mut buffer = AlignedBuf::with_len(((blocks.end - blocks.start) * BLOCK) as usize);
             for block in [blocks.start, blocks.end - 1] {
                 let begin = block * BLOCK;
                 let covered = range.start <= begin && range.end >= begin + BLOCK;
                 if covered {
                     continue;
                 }
-                let at = ((block - blocks.start) * BLOCK) as usize;
-                match &inline {
-                    Some(inline) if block == 0 => buffer[at..at + inline.len()].copy_from_slice(inline),
-                    Some(_) => {}
-                    None => {
-                        if let Some(old) = self.read_block(call, number, block).await? {
-                            buffer[at..at + BLOCK_BYTES].copy_from_slice(&old);
-                        }
-                    }
+                let old = match &inline {
+                    Some(inline) if block == 0 => Some(inline.clone()),
+                    Some(_) => None,
+                    None => self.read_block(call, number, block).await?,
+                };
+                if let Some(old) = old {
+                    let at = ((block - blocks.start) * BLOCK) as usize;
+                    buffer.as_mut_slice()[at..at + old.len()].copy_from_slice(&old);
                 }
             }
             let at = (range.start - blocks.start * BLOCK) as usize;
-            buffer[at..at + data.len()].copy_from_slice(&data);
+            buffer.as_mut_slice()[at..at + data.len()].copy_from_slice(&data);
             buffer.freeze()
         };
-        if aligned && range.end - range.start >= STAGE_BYTES_MIN {
-            let per_stripe = u64::from(self.bucket.stage_blocks_max());
-            let mut at = blocks.start;
-            while at < blocks.end {
-                let end = (at + per_stripe).min(blocks.end);
-                let part = whole.slice(((at - blocks.start) * BLOCK) as usize..((end - blocks.start) * BLOCK) as usize);
-                let staged = self.bucket.stage(part).await.map_err(errno::of_bucket)?;
-                batch.place(target, at, staged);
-                at = end;
-            }
-        } else {
+        if (whole.len() as u64) < STAGE_BYTES_MIN {
             batch.write_blocks(target, blocks.start, whole);
+            return Ok(());
         }
+        let per_stripe = u64::from(self.bucket.stage_blocks_max());
+        let mut parts = Vec::new();
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let end = (at + per_stripe).min(blocks.end);
+            parts.push((
+                at,
+                whole.slice(((at - blocks.start) * BLOCK) as usize..((end - blocks.start) * BLOCK) as usize),
+            ));
+            at = end;
+        }
+        let staged =
+            join_all(parts.into_iter().map(|(at, part)| async move { (at, self.bucket.stage(part).await) })).await;
+        let mut placed = Batch::new();
+        let mut failed = None;
+        for (at, staged) in staged {
+            match staged {
+                Ok(staged) => drop(placed.place(target, at, staged)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            self.bucket.discard(placed);
+            return Err(errno::of_bucket(error));
+        }
+        batch.append(placed);
         Ok(())
     }
 
@@ -249,36 +303,27 @@ impl Namespace {
         if end <= SLAB_BYTES {
             return self.write_first_slab(call, number, inode, offset..end, kill_setid, data).await;
         }
-        let mut batch = Batch::new();
-        let mut at = offset;
+        // The other slabs first: what stands there counts only once the size passes over it.
+        let mut at = offset.max(SLAB_BYTES);
         while at < end {
             let stop = ((at / SLAB_BYTES + 1) * SLAB_BYTES).min(end);
             let part = data.slice((at - offset) as usize..(stop - offset) as usize);
-            if at < SLAB_BYTES {
-                let inline = (!inode.inline.is_empty()).then(|| inode.inline.clone());
-                if inline.is_some() && at >= BLOCK {
-                    self.spill(call, number, &mut inode, &mut batch);
-                }
-                inode.inline = Bytes::new();
-                self.put_data(call, number, &(at..stop), part, inline, &mut batch).await?;
-                inode.blocks = inode.blocks.max(blocks_of(&(at..stop)).end);
-            } else {
-                cut::write_slab(self, call.fs, number, at, inode.cut_generation, part).await?;
-            }
+            cut::write_slab(self, call.fs, number, at, inode.cut_generation, part).await?;
             at = stop;
         }
         inode.size = end;
-        inode.mtime_ns = call.now_ns;
-        inode.ctime_ns = call.now_ns;
-        if kill_setid {
-            inode.kill_setid();
+        let mut batch = Batch::new();
+        if offset < SLAB_BYTES {
+            let part = data.slice(..(SLAB_BYTES - offset) as usize);
+            self.fill_first_slab(call, number, &mut inode, offset..SLAB_BYTES, part, &mut batch).await?;
         }
+        touch(&mut inode, call, kill_setid);
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         let reply = FsReply::Written { offset, attr: Some(inode.attr(number)) };
         self.commit(call, batch, reply).await
     }
 
-    /// A write that another bucket serves: done by the node itself, for an append.
+    /// Data that a client wrote to other buckets becomes part of the file.
     pub(crate) async fn publish(&self, call: &Call, number: InodeId, end: u64, kill_setid: bool) -> Outcome {
         if end > FILE_BYTES_MAX {
             return Err(errno::EFBIG);
@@ -290,11 +335,7 @@ impl Namespace {
             self.spill(call, number, &mut inode, &mut batch);
         }
         inode.size = inode.size.max(end);
-        inode.mtime_ns = call.now_ns;
-        inode.ctime_ns = call.now_ns;
-        if kill_setid {
-            inode.kill_setid();
-        }
+        touch(&mut inode, call, kill_setid);
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         self.commit(call, batch, FsReply::Attr(inode.attr(number))).await
     }
@@ -350,11 +391,7 @@ impl Namespace {
             }
             inode.mtime_ns = call.now_ns;
             inode.ctime_ns = call.now_ns;
-            let blocks = self.bucket.count_blocks(target).await.map_err(errno::of_bucket)?;
-            inode.blocks = match mode {
-                FallocateMode::Punch => blocks.saturating_sub(whole.end.saturating_sub(whole.start)).max(1),
-                _ => blocks.max(blocks_of(&range).end),
-            };
+            inode.blocks = self.blocks_after(call, number, &batch).await?;
             batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
             attr = Some(inode.attr(number));
         }

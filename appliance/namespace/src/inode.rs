@@ -10,6 +10,8 @@ use weft_wire::{ClientId, FsId, InodeId};
 
 /// A file up to this size lives inside its inode record.
 pub const INLINE_BYTES_MAX: usize = 2048;
+/// Entries that a directory's size counts as one block.
+const ENTRIES_PER_PAGE: u64 = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inode {
@@ -41,6 +43,13 @@ pub struct Inode {
 
 impl Inode {
     pub fn attr(&self, inode: InodeId) -> Attr {
+        // A directory's size says how much there is to read, in steps.
+        let pages = 1 + self.entries / ENTRIES_PER_PAGE;
+        let (size_bytes, blocks) = match self.kind {
+            FileKind::Directory => (pages * BLOCK_BYTES as u64, pages),
+            FileKind::File => (self.size, self.blocks + u64::from(!self.inline.is_empty())),
+            _ => (self.size, 0),
+        };
         Attr {
             inode,
             kind: self.kind,
@@ -49,8 +58,8 @@ impl Inode {
             uid: self.uid,
             gid: self.gid,
             rdev: self.rdev,
-            size_bytes: self.size,
-            blocks: self.blocks + u64::from(!self.inline.is_empty() && self.kind == FileKind::File),
+            size_bytes,
+            blocks,
             atime_ns: self.atime_ns,
             mtime_ns: self.mtime_ns,
             ctime_ns: self.ctime_ns,
@@ -108,6 +117,14 @@ pub fn orphan_key(fs: FsId, inode: InodeId) -> Bytes {
 /// The newest cut of an inode's slabs in this bucket.
 pub fn cut_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Cut).u64(inode.0).build()
+}
+
+/// The newest cut that a bucket has heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    pub generation: u64,
+    /// Blocks beyond its size may still be there.
+    pub pending: bool,
 }
 
 /// Results belong to no filesystem: a client's sequence counts over all.

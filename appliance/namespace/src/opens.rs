@@ -14,8 +14,13 @@ pub struct Opens {
 }
 
 impl Opens {
-    pub fn add(&mut self, fs: FsId, inode: InodeId, client: ClientId) {
-        self.by_inode.entry((fs, inode)).or_default().insert(client);
+    /// True: it had it not open before.
+    pub fn add(&mut self, fs: FsId, inode: InodeId, client: ClientId) -> bool {
+        self.by_inode.entry((fs, inode)).or_default().insert(client)
+    }
+
+    fn others(&self, fs: FsId, inode: InodeId, client: ClientId) -> bool {
+        self.by_inode.get(&(fs, inode)).is_some_and(|clients| clients.iter().any(|other| *other != client))
     }
 
     /// True: nobody has it open any more.
@@ -43,18 +48,32 @@ impl Namespace {
         kill_setid: bool,
     ) -> Outcome {
         // Registered first: whoever unlinks from now on leaves it alive.
-        self.opens.borrow_mut().add(call.fs, number, call.client);
-        let inode = match self.inode(call, number).await {
-            Ok(inode) => inode,
-            Err(error) => {
-                self.opens.borrow_mut().remove(call.fs, number, call.client);
-                return Err(error);
-            }
-        };
+        let new = self.opens.borrow_mut().add(call.fs, number, call.client);
+        let outcome = self.open_registered(call, number, truncate, kill_setid, new).await;
+        if new && outcome.is_err() {
+            self.opens.borrow_mut().remove(call.fs, number, call.client);
+        }
+        outcome
+    }
+
+    async fn open_registered(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        truncate: bool,
+        kill_setid: bool,
+        new: bool,
+    ) -> Outcome {
+        let inode = self.inode(call, number).await?;
+        if new && inode.links == 0 && !self.opens.borrow().others(call.fs, number, call.client) {
+            // It is on its way out.
+            return Err(errno::ESTALE);
+        }
         if truncate && inode.kind == FileKind::File {
             let set = SetAttr { size_bytes: Some(0), kill_setid, ..SetAttr::default() };
             return self.set_attr(call, number, set).await;
         }
+        let inode = self.settled_inode(call, number).await?;
         Ok((FsReply::Attr(inode.attr(number)), Bytes::new()))
     }
 

@@ -53,8 +53,9 @@ impl Results {
         if !self.clients.borrow().contains_key(&ticket.client) {
             self.load(bucket, ticket.client).await?;
         }
-        let clients = self.clients.borrow();
-        let Some(window) = clients.get(&ticket.client) else { return Ok(None) };
+        let mut clients = self.clients.borrow_mut();
+        let Some(window) = clients.get_mut(&ticket.client) else { return Ok(None) };
+        window.unanswered = window.unanswered.max(ticket.unanswered);
         if ticket.sequence < window.unanswered {
             // A stray copy of a request whose answer arrived long ago.
             return Err(errno::EINVAL);

@@ -1,0 +1,10 @@
+//! What the namespace promises to those who mount it: every operation, its errors, its effects on attributes; once and
+//! for good.
+
+mod attributes;
+mod data;
+mod names;
+mod once;
+mod renames;
+mod rig;
+mod space;

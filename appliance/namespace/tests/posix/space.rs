@@ -1,0 +1,27 @@
+//! What removed files held is free again, wherever it was.
+
+use crate::rig::*;
+use std::time::Duration;
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn large_files_leave_nothing_behind() {
+    run(80, |rig| async move {
+        let client = rig.client(1);
+        let used = || (0..BUCKETS).map(|b| rig.leader(weft_wire::BucketId(b)).bucket().space().used).sum::<u64>();
+        let before = used();
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 0, &vec![5; 6 * MIB]).await.unwrap();
+        assert_eq!(client.blocks(f).await, 6 * 256);
+        client.truncate(f, 2 * MIB as u64 + 1).await.unwrap();
+        assert_eq!(client.blocks(f).await, 2 * 256 + 1);
+        client.truncate(f, 0).await.unwrap();
+        assert_eq!(client.blocks(f).await, 0);
+        client.write(f, 0, &vec![5; 6 * MIB]).await.unwrap();
+        assert_eq!(client.unlink(ROOT, "f").await, 0);
+        rig.handle().sleep(Duration::from_secs(5)).await;
+        assert_eq!(client.blocks(f).await, 0);
+        assert_eq!(used(), before);
+    });
+}
