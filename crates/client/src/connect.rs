@@ -1,7 +1,7 @@
 //! Becoming a client: a map, the filesystem, an id.
 
 use crate::follow::Follower;
-use crate::tunables::{PROPOSE_TIMEOUT, RETRY_FIRST, RETRY_MOST, UNKNOWN_FILESYSTEM_WAIT};
+use crate::tunables::{PROPOSE_TIMEOUT, RETRY_FIRST, RETRY_MOST, UNKNOWN_FILESYSTEM_WAIT, WAIT_LOG_AFTER};
 use crate::waiting::{Wait, Waits};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -106,7 +106,7 @@ async fn find_filesystem(
         let Some(map) = follower.map() else {
             let addresses: Vec<String> = options.addresses.iter().map(SocketAddr::to_string).collect();
             wait.set(format!("no node with a map answers at {}", addresses.join(", ")));
-            watch.changed_since(version).await;
+            let _ = select(watch.changed_since(version), handle.sleep(WAIT_LOG_AFTER)).await;
             continue;
         };
         match map.filesystem_named(&options.fs_name).map(|fs| (fs.state, fs.id, fs.root)) {
@@ -114,7 +114,7 @@ async fn find_filesystem(
             Some((FilesystemState::Deleting, ..)) => return Err(ConnectError::Deleting(options.fs_name.clone())),
             Some((FilesystemState::Creating, ..)) => {
                 wait.set(format!("the filesystem '{}' is being created", options.fs_name));
-                watch.changed_since(version).await;
+                let _ = select(watch.changed_since(version), handle.sleep(WAIT_LOG_AFTER)).await;
             }
             None => {
                 let now = handle.now();

@@ -23,7 +23,9 @@ pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a filesystem that the map doesn't name is waited for: the node that was asked first may be behind.
 pub const UNKNOWN_FILESYSTEM_WAIT: Duration = Duration::from_secs(3);
 
-/// How often waiting is logged.
+/// How long something waits before that is worth a line in the log.
+pub const WAIT_LOG_AFTER: Duration = Duration::from_secs(1);
+/// How often waiting is logged, and how often whoever waits for the map says so again.
 pub const WAIT_LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// How old the answer to statfs may be.

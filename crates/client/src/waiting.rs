@@ -1,6 +1,6 @@
 //! What operations wait for: kept as text for whoever asks, and logged now and then.
 
-use crate::tunables::WAIT_LOG_EVERY;
+use crate::tunables::{WAIT_LOG_AFTER, WAIT_LOG_EVERY};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -46,6 +46,10 @@ impl Waits {
     fn log(&self) {
         let now = self.handle.now();
         if self.logged.get().is_some_and(|at| now.since(at) < WAIT_LOG_EVERY) {
+            return;
+        }
+        let oldest = self.entries.borrow().values().map(|entry| entry.since).min();
+        if oldest.is_none_or(|since| now.since(since) < WAIT_LOG_AFTER) {
             return;
         }
         self.logged.set(Some(now));

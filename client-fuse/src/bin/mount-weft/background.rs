@@ -1,17 +1,19 @@
 //! The program in the background: started by the one that the user called, which waits until it serves.
 //!
 //! It is a new process rather than a fork, so that no thread and no lock is half copied. Its standard output is a pipe
-//! to the caller; one line on it says that the mount answers. What it logs until then goes to the caller's standard error.
+//! to the caller; one line on it says that the mount answers. Its standard input is a pipe from the caller; its end
+//! before then means that the caller was killed. What it logs until then goes to the caller's standard error.
 
 use crate::Arguments;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getppid, setsid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setsid};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const MOUNTED: &str = "mounted";
 
@@ -26,9 +28,10 @@ pub fn start(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.verbose {
         command.arg("-v");
     }
-    command.arg(format!("--serve-for={}", std::process::id()));
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg("--serve").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start the program that serves")?;
+    // Open until this process ends.
+    let _alive = child.stdin.take();
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
         BufReader::new(output).read_line(&mut line).context("waiting for the mount")?;
@@ -44,14 +47,23 @@ pub fn start(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Makes this process the one in the background. It dies with its parent until it serves.
-pub fn attach(parent: i32) -> anyhow::Result<()> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).context("prctl")?;
-    if getppid() != Pid::from_raw(parent) {
-        bail!("the program that started the mount is gone");
-    }
+/// The mount answers: the caller may end.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process the one in the background. It ends with its caller until it serves.
+pub fn attach() -> anyhow::Result<()> {
     // Signals of the caller's terminal are not for us.
     let _ = setsid();
+    let watch = || {
+        let mut nothing = [0];
+        while matches!(std::io::stdin().read(&mut nothing), Ok(1..)) {}
+        if !SERVES.load(Ordering::Acquire) {
+            eprintln!("mount.weft: given up before the mount answered");
+            // The session's own end, if it has begun, unmounts.
+            let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGTERM);
+        }
+    };
+    std::thread::Builder::new().name("caller".into()).spawn(watch)?;
     Ok(())
 }
 
@@ -65,7 +77,6 @@ impl Ready {
     /// The mount answers. From here on the log goes to its file, or, if standard error is one, stays there.
     pub fn tell(self) -> anyhow::Result<()> {
         let Self::Parent { log_file } = self else { return Ok(()) };
-        nix::sys::prctl::set_pdeathsig(None).context("prctl")?;
         std::env::set_current_dir("/").context("leaving the working directory")?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
         match log_file {
@@ -73,6 +84,7 @@ impl Ready {
             None if is_file(&std::io::stderr()) => {}
             None => dup2_stderr(&null).context("standard error")?,
         }
+        SERVES.store(true, Ordering::Release);
         // If nobody reads it any more, the mount stays all the same.
         let _ = writeln!(std::io::stdout(), "{MOUNTED}");
         dup2_stdout(&null).context("standard output")?;

@@ -45,9 +45,9 @@ struct Arguments {
     /// Accepted for mount(8): the type
     #[arg(short = 't', value_name = "TYPE")]
     kind: Option<String>,
-    /// The process to report to: this is the program in the background
-    #[arg(long, hide = true, value_name = "PID")]
-    serve_for: Option<i32>,
+    /// This is the program in the background
+    #[arg(long, hide = true)]
+    serve: bool,
 }
 
 fn main() -> ExitCode {
@@ -73,13 +73,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(weft_fuse::mount::remount(&arguments.mountpoint, options.flags)?);
     }
     let source = Source::parse(&arguments.source)?;
-    match arguments.serve_for {
-        Some(parent) => {
-            background::attach(parent)?;
-            let ready = background::Ready::Parent { log_file: options.log_file.clone() };
-            serve::serve(arguments, &source, &options, ready)
-        }
-        None if arguments.foreground => serve::serve(arguments, &source, &options, background::Ready::Foreground),
-        None => background::start(arguments),
+    if arguments.serve {
+        let signals = serve::catch_signals()?;
+        background::attach()?;
+        let ready = background::Ready::Parent { log_file: options.log_file.clone() };
+        serve::serve(arguments, &source, &options, signals, ready)
+    } else if arguments.foreground {
+        let signals = serve::catch_signals()?;
+        serve::serve(arguments, &source, &options, signals, background::Ready::Foreground)
+    } else {
+        background::start(arguments)
     }
 }

@@ -22,9 +22,14 @@ const END_WAIT: Duration = Duration::from_secs(5);
 /// Pause before a way to the cluster is looked for again.
 const ROUTE_AGAIN: Duration = Duration::from_secs(1);
 
-pub fn serve(arguments: &Arguments, source: &Source, options: &MountOptions, ready: Ready) -> anyhow::Result<()> {
+pub fn serve(
+    arguments: &Arguments,
+    source: &Source,
+    options: &MountOptions,
+    ending: Ending,
+    ready: Ready,
+) -> anyhow::Result<()> {
     start_log(arguments, options)?;
-    let ending = catch_signals()?;
     let connect = ConnectOptions {
         addresses: source.addresses.clone(),
         fs_name: source.name.clone(),
@@ -80,7 +85,7 @@ fn host_name() -> String {
 
 /// What the signals to end act on.
 #[derive(Clone, Default)]
-struct Ending(Arc<Mutex<Option<Stopper>>>);
+pub struct Ending(Arc<Mutex<Option<Stopper>>>);
 
 impl Ending {
     fn set(&self, stopper: Stopper) {
@@ -93,7 +98,7 @@ impl Ending {
 }
 
 /// SIGTERM and SIGINT unmount. Before it is mounted they end the program at once, and so does a second one.
-fn catch_signals() -> anyhow::Result<Ending> {
+pub fn catch_signals() -> anyhow::Result<Ending> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
