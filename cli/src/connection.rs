@@ -69,17 +69,13 @@ impl Access {
         Self { first, token: read_token(token_file).map_err(CallError::NotAsked) }
     }
 
-    pub fn has_token(&self) -> bool {
-        self.token.is_ok()
-    }
-
-    /// Takes the cluster's token from the first node if that may be asked; all nodes of its cluster take it.
-    pub fn adopt_cluster_token(&mut self, timeout: Duration) {
-        if let Endpoint::Unix(_) = self.first
-            && let Ok(Answer::Token(token)) = self.call(&self.first, Command::Token, timeout)
-        {
-            self.token = Ok(token);
-        }
+    /// Takes the cluster's token from the first node if that may be asked; all nodes of its cluster take it. Whether
+    /// that changed anything.
+    pub fn adopt_cluster_token(&mut self, timeout: Duration) -> bool {
+        let Endpoint::Unix(_) = self.first else { return false };
+        let Ok(Answer::Token(token)) = self.call(&self.first, Command::Token, timeout) else { return false };
+        let before = std::mem::replace(&mut self.token, Ok(token));
+        before != self.token
     }
 
     /// Sends a command and waits for its answer for at most `timeout`. A refusal is an error.
@@ -150,7 +146,7 @@ fn connect_tcp(address: &str, deadline: Instant) -> Result<TcpStream, CallError>
         match TcpStream::connect_timeout(&resolved, left(deadline)) {
             Ok(stream) => return Ok(stream),
             Err(error) => {
-                failed = CallError::NoAnswer(format!("{resolved} does not answer: {}", word(&error)));
+                failed = CallError::NoAnswer(format!("can't connect to {resolved}: {}", word(&error)));
             }
         }
     }

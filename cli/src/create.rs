@@ -49,11 +49,12 @@ pub fn create(
     plan: &PlanFile,
 ) -> Result<()> {
     check_endpoints(&arguments.nodes)?;
-    if !access.has_token() {
-        access.adopt_cluster_token(timeout);
+    let mut candidates = look(access, timeout, &arguments.nodes);
+    // Nodes with tokens of their own take the cluster's once they are in it.
+    if candidates.is_err() && access.adopt_cluster_token(timeout) {
+        candidates = look(access, timeout, &arguments.nodes);
     }
-    let access = &*access;
-    let candidates = look(access, timeout, &arguments.nodes)?;
+    let (access, candidates) = (&*access, candidates?);
     let step = decide(&candidates, arguments, plan.load()?, plan)?;
     let (cluster, created) = match step {
         Step::Stands(cluster) => {
@@ -391,3 +392,7 @@ fn awaited(answers: &[(&str, &Result<Status, CallError>)]) -> Vec<String> {
     }
     awaited
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

@@ -237,3 +237,7 @@ fn sum(buckets: &Buckets) -> BucketStats {
     }
     sum
 }
+
+#[cfg(test)]
+#[path = "overview_tests.rs"]
+mod tests;

@@ -21,8 +21,8 @@ pub fn status(access: &mut Access, output: Output, timeout: Duration) -> Result<
 pub fn drives(access: &mut Access, output: Output, timeout: Duration) -> Result<()> {
     let gathered = gather(access, timeout)?;
     for answered in &gathered.nodes {
-        if let Err(error) = &answered.status {
-            crate::output::progress(&format!("the drives of a node are missing: {error}"));
+        if let (Some(entry), Err(error)) = (&answered.entry, &answered.status) {
+            crate::output::progress(&format!("the drives of {} are missing: {error}", entry.name));
         }
     }
     let drives = crate::overview::drives(&gathered.nodes);
