@@ -75,7 +75,7 @@ impl Namespace {
                         return Err(errno::of_bucket(error));
                     }
                     tries += 1;
-                    if tries % TRIES_LOGGED == 0 {
+                    if tries.is_multiple_of(TRIES_LOGGED) {
                         tracing::warn!(%bucket, reason, "waiting for the leader of another bucket");
                     }
                 }

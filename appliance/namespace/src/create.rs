@@ -105,7 +105,8 @@ impl Namespace {
                 return Err(errno::EEXIST);
             }
             let outcome = self.entry(call, dentry).await;
-            if open && outcome.is_ok() {
+            if open && matches!(&outcome, Ok((FsReply::Entry { attr: Some(_), .. }, _))) {
+                self.list_holder(call.client, false).await?;
                 self.opens.borrow_mut().add(call.fs, dentry.inode, call.client);
             }
             return outcome;
@@ -125,11 +126,23 @@ impl Namespace {
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         let dentry = Dentry { name: name.into(), inode: number, kind: node.kind };
         dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
-        if open {
-            self.opens.borrow_mut().add(call.fs, number, call.client);
-        }
         let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
-        self.commit(call, batch, reply).await
+        if !open {
+            return self.commit(call, batch, reply).await;
+        }
+        self.commit_open(call, number, batch, reply).await
+    }
+
+    /// Commits the birth of an inode that the client has open.
+    async fn commit_open(&self, call: &Call, number: InodeId, mut batch: Batch, reply: FsReply) -> Outcome {
+        self.opens.borrow_mut().add(call.fs, number, call.client);
+        self.list_holder_with(call.client, false, &mut batch);
+        let outcome = self.commit(call, batch, reply).await;
+        match outcome.is_ok() {
+            true => self.listed(call.client, false),
+            false => _ = self.opens.borrow_mut().remove(call.fs, number, call.client),
+        }
+        outcome
     }
 
     /// O_TMPFILE: an inode that is an orphan from birth.
@@ -143,9 +156,8 @@ impl Namespace {
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         batch.put(orphan_key(call.fs, number), Bytes::new());
-        self.opens.borrow_mut().add(call.fs, number, call.client);
         let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
-        self.commit(call, batch, reply).await
+        self.commit_open(call, number, batch, reply).await
     }
 
     pub(crate) async fn link(&self, call: &Call, number: InodeId, dir: InodeId, name: Vec<u8>) -> Outcome {
@@ -159,7 +171,7 @@ impl Namespace {
         }
         let gone = |error| if error == errno::ESTALE { errno::ENOENT } else { error };
         let mut inode = self.inode(call, number).await.map_err(gone)?;
-        if inode.links == 0 && !self.opens.borrow().is_open(call.fs, number) {
+        if inode.links == 0 && !self.may_be_open(call.fs, number) {
             return Err(errno::ENOENT);
         }
         if inode.kind == FileKind::Directory {
@@ -264,7 +276,7 @@ impl Namespace {
             batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
             return false;
         }
-        let open = self.opens.borrow().is_open(call.fs, number);
+        let open = self.may_be_open(call.fs, number);
         if !open && inode.size_blocks() <= weft_wire::limits::SLAB_BLOCKS && !inode.has_xattrs {
             // Everything it has is here.
             batch.delete(inode_key(call.fs, number));

@@ -1,10 +1,10 @@
 //! Cuts: what lies beyond a file's end goes, in all buckets. A bucket that has cut refuses writes that don't know of it.
 
 use crate::inode::{Cut, Inode, cut_key, inode_key, object, orphan_key, xattr_key};
+use crate::sessions::LOOK_EVERY;
 use crate::{Call, Namespace, errno};
 use bytes::Bytes;
 use std::rc::Rc;
-use std::time::Duration;
 use weft_bucket::{Batch, BucketError, KeyBuilder, Tag};
 use weft_wire::bucket::ParticipantOp;
 use weft_wire::fs::FsError;
@@ -13,8 +13,6 @@ use weft_wire::{BucketId, FsId, InodeId};
 
 /// Blocks that one record of a cut removes.
 const CUT_BLOCKS_MAX: u64 = 64 * SLAB_BLOCKS;
-/// After a leader opened, clients have this long to say what they have open before nameless inodes are removed.
-const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 /// Keys removed by one record.
 const KEYS_MAX: usize = 256;
 
@@ -140,7 +138,7 @@ pub(crate) fn purge_later(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) 
 
 async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(), FsError> {
     let _guard = namespace.bucket.lock([inode_key(fs, number)]).await;
-    if namespace.opens.borrow().is_open(fs, number) {
+    if namespace.may_be_open(fs, number) {
         return Ok(());
     }
     let inode: Inode = match crate::inode::load(&namespace.bucket, fs, number).await {
@@ -171,35 +169,43 @@ async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(
     }
 }
 
-/// What the former leader left half done: pending cuts first, nameless inodes after a time of grace.
+/// What the former leader left half done: pending cuts first; nameless inodes when all clients have told what they
+/// have open.
 pub(crate) fn resume(namespace: &Rc<Namespace>) {
     let task = resume_removals(Rc::clone(namespace));
     namespace.bucket.handle().spawn("resume removals", task).detach();
 }
 
 async fn resume_removals(namespace: Rc<Namespace>) {
-    let filesystems: Vec<FsId> =
-        namespace.map().map(|map| map.filesystems.keys().copied().collect()).unwrap_or_default();
-    let mut nameless = Vec::new();
-    for fs in filesystems {
-        let prefix = KeyBuilder::new(fs, Tag::Open).build();
-        let Ok(found) = namespace.bucket.scan_prefix(&prefix, usize::MAX).await else { return };
-        for number in found.iter().filter_map(|(key, _)| crate::inode::dentry_cookie(key)).map(InodeId) {
-            match finish_cut(&namespace, fs, number).await {
-                Ok(true) => {}
-                Ok(false) => nameless.push((fs, number)),
-                Err(error) => tracing::warn!(inode = %number, %error, "its truncate is finished later"),
-            }
+    for (fs, number) in orphans(&namespace).await {
+        if let Err(error) = finish_cut(&namespace, fs, number).await {
+            tracing::warn!(inode = %number, %error, "its truncate is finished later");
         }
     }
-    namespace.bucket.handle().sleep(ORPHAN_GRACE).await;
-    for (fs, number) in nameless {
+    while namespace.sessions.borrow().in_grace() {
+        namespace.bucket.handle().sleep(LOOK_EVERY).await;
+    }
+    for (fs, number) in orphans(&namespace).await {
         purge_later(&namespace, fs, number);
     }
 }
 
-/// Finishes a cut that the former leader journalled. False: the inode has no name, and is to go altogether.
-async fn finish_cut(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<bool, FsError> {
+/// Inodes without a name, or with a cut to finish.
+async fn orphans(namespace: &Namespace) -> Vec<(FsId, InodeId)> {
+    let filesystems: Vec<FsId> =
+        namespace.map().map(|map| map.filesystems.keys().copied().collect()).unwrap_or_default();
+    let mut orphans = Vec::new();
+    for fs in filesystems {
+        let prefix = KeyBuilder::new(fs, Tag::Open).build();
+        let Ok(found) = namespace.bucket.scan_prefix(&prefix, usize::MAX).await else { continue };
+        let numbers = found.iter().filter_map(|(key, _)| crate::inode::dentry_cookie(key));
+        orphans.extend(numbers.map(|number| (fs, InodeId(number))));
+    }
+    orphans
+}
+
+/// Finishes a cut that the former leader journalled.
+async fn finish_cut(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(), FsError> {
     let _guard = namespace.bucket.lock([inode_key(fs, number)]).await;
     let mut inode = crate::inode::load(&namespace.bucket, fs, number).await?;
     if inode.cutting {
@@ -212,5 +218,5 @@ async fn finish_cut(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Res
         batch.put(inode_key(fs, number), weft_wire::encode(&inode));
         namespace.bucket.commit(batch).await.map_err(errno::of_bucket)?;
     }
-    Ok(inode.links > 0)
+    Ok(())
 }

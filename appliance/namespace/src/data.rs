@@ -229,7 +229,7 @@ impl Namespace {
         }
         let target = object(call.fs, number);
         let blocks = blocks_of(range);
-        let aligned = range.start % BLOCK == 0 && range.end % BLOCK == 0;
+        let aligned = range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK);
         let whole = if aligned {
             data
         } else {

@@ -61,8 +61,8 @@ pub fn put(batch: &mut Batch, fs: FsId, dir: InodeId, cookie: u64, dentry: &Dent
 /// Takes a name out. One that collided with it and stands behind must stay reachable.
 pub async fn remove(bucket: &Bucket, batch: &mut Batch, fs: FsId, dir: InodeId, found: &Found) -> Result<(), FsError> {
     let behind = dentry_key(fs, dir, found.cookie + 1);
-    let chained =
-        (found.cookie + 1) % COLLISIONS_MAX != 0 && bucket.get(&behind).await.map_err(errno::of_bucket)?.is_some();
+    let chained = !(found.cookie + 1).is_multiple_of(COLLISIONS_MAX)
+        && bucket.get(&behind).await.map_err(errno::of_bucket)?.is_some();
     match (&found.dentry, chained) {
         (Some(dentry), true) => {
             let gone = Dentry { name: Bytes::new(), ..dentry.clone() };

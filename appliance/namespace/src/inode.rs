@@ -114,6 +114,11 @@ pub fn orphan_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Open).u64(inode.0).build()
 }
 
+/// A client that may have something open or locked here.
+pub fn holder_key(client: ClientId) -> Bytes {
+    KeyBuilder::new(FsId(0), Tag::Open).u64(client.0).build()
+}
+
 /// The newest cut of an inode's slabs in this bucket.
 pub fn cut_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Cut).u64(inode.0).build()

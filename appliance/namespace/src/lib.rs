@@ -12,15 +12,20 @@ mod data;
 mod dentries;
 mod errno;
 mod inode;
+mod locking;
+mod locks;
 mod opens;
 mod remove;
 mod rename;
 mod results;
+mod sessions;
 mod xattr;
 
 use bytes::Bytes;
+use locking::Locking;
 use opens::Opens;
 use results::{Results, Ticket};
+use sessions::Sessions;
 use std::cell::RefCell;
 use std::rc::Rc;
 use weft_bucket::BucketError;
@@ -46,6 +51,8 @@ pub struct Namespace {
     context: Context,
     results: Results,
     opens: RefCell<Opens>,
+    sessions: RefCell<Sessions>,
+    locking: RefCell<Locking>,
 }
 
 /// What an operation works with.
@@ -62,8 +69,17 @@ type Outcome = Result<(FsReply, Bytes), FsError>;
 impl Namespace {
     /// Takes over what the former leader left: orphans, pending cuts.
     pub async fn open(bucket: Bucket, context: Context) -> Result<Rc<Self>, BucketError> {
-        let namespace =
-            Rc::new(Self { bucket, context, results: Results::default(), opens: RefCell::new(Opens::default()) });
+        let namespace = Rc::new(Self {
+            bucket,
+            context,
+            results: Results::default(),
+            opens: RefCell::default(),
+            sessions: RefCell::default(),
+            locking: RefCell::default(),
+        });
+        namespace.load_sessions().await?;
+        let watch = sessions::watch(Rc::downgrade(&namespace));
+        namespace.bucket.handle().spawn("sessions", watch).detach();
         cut::resume(&namespace);
         Ok(namespace)
     }
@@ -87,6 +103,7 @@ impl Namespace {
     }
 
     async fn serve(self: &Rc<Self>, request: FsRequest, body: Bytes) -> Outcome {
+        self.sessions.borrow_mut().heard(request.client, self.bucket.handle().now());
         let ticket = Ticket::new(request.client, request.sequence, request.unanswered)?;
         // A copy of the request waits here until the first has run.
         let _once = match &ticket {
@@ -150,12 +167,12 @@ impl Namespace {
             }
             FsOp::StatFs => self.stat_fs(),
             FsOp::MakeRoot { root } => self.make_root(call, root).await,
-            FsOp::Renew { .. } => Ok((FsReply::Renewed { reassert: false }, Bytes::new())),
-            FsOp::SetLock { .. }
-            | FsOp::TestLock { .. }
-            | FsOp::CancelLock { .. }
-            | FsOp::ReleaseLocks { .. }
-            | FsOp::Extend { .. } => Err(errno::EOPNOTSUPP),
+            FsOp::Renew { holds } => self.renew(call, holds).await,
+            FsOp::SetLock { inode, lock, wait } => self.set_lock(call, inode, lock, wait).await,
+            FsOp::TestLock { inode, lock } => self.test_lock(call, inode, lock).await,
+            FsOp::CancelLock { inode, owner, waiting } => self.cancel_lock(call, inode, owner, waiting),
+            FsOp::ReleaseLocks { inode, kind, owner } => self.release_locks(call, inode, kind, owner),
+            FsOp::Extend { .. } => Err(errno::EOPNOTSUPP),
         }
     }
 

@@ -34,12 +34,29 @@ impl Opens {
         last
     }
 
+    /// Inodes that nobody has open now that the client is gone.
+    pub fn drop_client(&mut self, client: ClientId) -> Vec<(FsId, InodeId)> {
+        let mut closed = Vec::new();
+        self.by_inode.retain(|inode, clients| {
+            if clients.remove(&client) && clients.is_empty() {
+                closed.push(*inode);
+            }
+            !clients.is_empty()
+        });
+        closed
+    }
+
     pub fn is_open(&self, fs: FsId, inode: InodeId) -> bool {
         self.by_inode.contains_key(&(fs, inode))
     }
 }
 
 impl Namespace {
+    /// Whether someone has it open, or may have by what is known.
+    pub(crate) fn may_be_open(&self, fs: FsId, inode: InodeId) -> bool {
+        self.opens.borrow().is_open(fs, inode) || self.sessions.borrow().in_grace()
+    }
+
     pub(crate) async fn open_inode(
         self: &Rc<Self>,
         call: &Call,
@@ -48,6 +65,7 @@ impl Namespace {
         kill_setid: bool,
     ) -> Outcome {
         // Registered first: whoever unlinks from now on leaves it alive.
+        self.list_holder(call.client, false).await?;
         let new = self.opens.borrow_mut().add(call.fs, number, call.client);
         let outcome = self.open_registered(call, number, truncate, kill_setid, new).await;
         if new && outcome.is_err() {
@@ -65,7 +83,8 @@ impl Namespace {
         new: bool,
     ) -> Outcome {
         let inode = self.inode(call, number).await?;
-        if new && inode.links == 0 && !self.opens.borrow().others(call.fs, number, call.client) {
+        let others = self.opens.borrow().others(call.fs, number, call.client) || self.sessions.borrow().in_grace();
+        if new && inode.links == 0 && !others {
             // It is on its way out.
             return Err(errno::ESTALE);
         }

@@ -92,6 +92,11 @@ impl Results {
         window.results.insert(ticket.sequence, encoded);
     }
 
+    /// The client is gone for good. What the index holds of it is small, and harmless.
+    pub fn drop_client(&self, client: ClientId) {
+        self.clients.borrow_mut().remove(&client);
+    }
+
     /// The batch was not taken after all.
     pub fn forget(&self, ticket: &Ticket) {
         if let Some(window) = self.clients.borrow_mut().get_mut(&ticket.client) {

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod data;
+mod locks;
 mod names;
 mod once;
 mod renames;

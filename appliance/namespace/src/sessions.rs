@@ -1,0 +1,253 @@
+//! What clients hold in a bucket (open files, locks) and for how long.
+//!
+//! Held things live in memory. Which clients hold any is journalled before the first is given, so that a new leader
+//! knows whom to wait for: until each of them has told again what it holds, or [`GRACE`] has passed, it grants no locks
+//! and removes nothing that may be open. A client loses everything when the map fences or drops it, or when it has been
+//! silent for [`SESSION_SECONDS_MAX`]; the latter only if it ever renewed: one that never did makes no promise to.
+
+use crate::inode::holder_key;
+use crate::locks::Owner;
+use crate::{Call, Namespace, Outcome, cut, errno};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use weft_bucket::{Batch, BucketError, KeyBuilder, Tag};
+use weft_reactor::Instant;
+use weft_reactor::sync::Notify;
+use weft_wire::fs::{FsError, FsReply, Holds};
+use weft_wire::limits::SESSION_SECONDS_MAX;
+use weft_wire::{ClientId, FsId};
+
+/// How long a new leader waits for clients to tell what they hold.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often those who hold something are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a client may hold, as journalled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    pub locks: bool,
+}
+
+impl Listed {
+    fn encode(self) -> Bytes {
+        Bytes::copy_from_slice(&[u8::from(self.locks)])
+    }
+}
+
+struct Session {
+    heard: Instant,
+    renews: bool,
+}
+
+#[derive(Default)]
+pub struct Sessions {
+    sessions: BTreeMap<ClientId, Session>,
+    listed: BTreeMap<ClientId, Listed>,
+    /// Clients of the former leader that have not told yet what they hold.
+    awaited: BTreeMap<ClientId, Listed>,
+    grace_until: Option<Instant>,
+    pub changed: Notify,
+}
+
+impl Sessions {
+    /// Whether somebody may hold something that this leader doesn't know of.
+    pub fn in_grace(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// The same for locks.
+    pub fn locks_in_grace(&self) -> bool {
+        self.awaited.values().any(|listed| listed.locks)
+    }
+
+    pub fn heard(&mut self, client: ClientId, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(&client) {
+            session.heard = now;
+        }
+    }
+}
+
+impl Namespace {
+    /// Whom the former leader had listed.
+    pub(crate) async fn load_sessions(&self) -> Result<(), BucketError> {
+        let prefix = KeyBuilder::new(FsId(0), Tag::Open).build();
+        let found = self.bucket.scan_prefix(&prefix, usize::MAX).await?;
+        let mut sessions = self.sessions.borrow_mut();
+        for (key, value) in found {
+            let Some(client) = crate::inode::dentry_cookie(&key).map(ClientId) else { continue };
+            let listed = Listed { locks: value.first() == Some(&1) };
+            sessions.listed.insert(client, listed);
+            sessions.awaited.insert(client, listed);
+        }
+        sessions.grace_until = Some(self.bucket.handle().now() + GRACE);
+        Ok(())
+    }
+
+    /// Journals, if it isn't yet, that the client may hold something from now on.
+    pub(crate) async fn list_holder(&self, client: ClientId, locks: bool) -> Result<(), FsError> {
+        let mut batch = Batch::new();
+        self.list_holder_with(client, locks, &mut batch);
+        if !batch.is_empty() {
+            self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+            self.listed(client, locks);
+        }
+        Ok(())
+    }
+
+    /// The same, as part of a batch that is about to be committed.
+    pub(crate) fn list_holder_with(&self, client: ClientId, locks: bool, batch: &mut Batch) {
+        if client == ClientId(0) {
+            return;
+        }
+        let mut sessions = self.sessions.borrow_mut();
+        let now = self.bucket.handle().now();
+        sessions.sessions.entry(client).or_insert(Session { heard: now, renews: false });
+        sessions.changed.notify_one();
+        let known = sessions.listed.get(&client).copied();
+        let wanted = Listed { locks: locks || known.is_some_and(|listed| listed.locks) };
+        if known != Some(wanted) {
+            // Listed in memory once the batch stands in the index; a batch that fails is written again by the next.
+            batch.put(holder_key(client), wanted.encode());
+        }
+    }
+
+    /// Takes note that what [`Namespace::list_holder_with`] asked for is in the index.
+    pub(crate) fn listed(&self, client: ClientId, locks: bool) {
+        let mut sessions = self.sessions.borrow_mut();
+        let listed = sessions.listed.entry(client).or_default();
+        listed.locks |= locks;
+    }
+
+    pub(crate) async fn renew(self: &Rc<Self>, call: &Call, holds: Option<Holds>) -> Outcome {
+        let now = self.bucket.handle().now();
+        let reassert = {
+            let mut sessions = self.sessions.borrow_mut();
+            let session = sessions.sessions.entry(call.client).or_insert(Session { heard: now, renews: true });
+            (session.heard, session.renews) = (now, true);
+            sessions.changed.notify_one();
+            sessions.awaited.contains_key(&call.client)
+        };
+        let Some(holds) = holds else { return Ok((FsReply::Renewed { reassert }, Bytes::new())) };
+        if !holds.opens.is_empty() || !holds.locks.is_empty() {
+            self.list_holder(call.client, !holds.locks.is_empty()).await?;
+        }
+        for inode in holds.opens {
+            self.opens.borrow_mut().add(call.fs, inode, call.client);
+        }
+        for (inode, lock) in holds.locks {
+            let owner = Owner { client: call.client, token: lock.owner };
+            if !self.reassert(call.fs, inode, owner, lock) {
+                tracing::warn!(%inode, client = %call.client, "a lock was lost when the leader changed");
+            }
+        }
+        self.sessions.borrow_mut().awaited.remove(&call.client);
+        Ok((FsReply::Renewed { reassert: false }, Bytes::new()))
+    }
+
+    /// Everything that the client held here is free.
+    fn end_session(self: &Rc<Self>, client: ClientId) {
+        tracing::info!(%client, bucket = %self.bucket.id(), "its open files and locks are given up");
+        {
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.sessions.remove(&client);
+            sessions.awaited.remove(&client);
+        }
+        self.results.drop_client(client);
+        let closed = self.opens.borrow_mut().drop_client(client);
+        self.drop_locks(client);
+        for (fs, inode) in closed {
+            cut::purge_later(self, fs, inode);
+        }
+    }
+
+    /// Unlists those whose session has ended.
+    async fn unlist(&self, clients: &[ClientId]) -> Result<(), BucketError> {
+        let mut batch = Batch::new();
+        for client in clients {
+            if self.sessions.borrow_mut().listed.remove(client).is_some() {
+                batch.delete(holder_key(*client));
+            }
+        }
+        if !batch.is_empty() {
+            self.bucket.commit(batch).await?;
+        }
+        for client in clients {
+            // One that came back meanwhile was listed before it was unlisted.
+            let back = self.sessions.borrow().sessions.contains_key(client);
+            if back {
+                let mut batch = Batch::new();
+                let listed = Listed { locks: true };
+                batch.put(holder_key(*client), listed.encode());
+                self.bucket.commit(batch).await?;
+                self.listed(*client, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Clients that the map has fenced or dropped, and those that are silent for too long.
+    fn ended(&self, now: Instant) -> Vec<ClientId> {
+        let Some(map) = (self.context.map)() else { return Vec::new() };
+        let sessions = self.sessions.borrow();
+        let silent = Duration::from_secs(SESSION_SECONDS_MAX);
+        let known: BTreeSet<ClientId> = sessions.sessions.keys().chain(sessions.listed.keys()).copied().collect();
+        known
+            .into_iter()
+            .filter(|client| {
+                // A map that is older than the client says nothing about it.
+                let gone = match map.clients.get(client) {
+                    Some(listed) => listed.fenced,
+                    None => *client < map.next_client,
+                };
+                let session = sessions.sessions.get(client);
+                gone || session.is_some_and(|session| session.renews && now.since(session.heard) > silent)
+            })
+            .collect()
+    }
+
+    fn holds_anything(&self) -> bool {
+        let sessions = self.sessions.borrow();
+        !sessions.sessions.is_empty() || !sessions.listed.is_empty() || sessions.in_grace()
+    }
+
+    /// Ends the sessions that are over, now.
+    pub(crate) async fn end_sessions(self: &Rc<Self>) -> Result<(), BucketError> {
+        let now = self.bucket.handle().now();
+        let ended = self.ended(now);
+        for client in &ended {
+            self.end_session(*client);
+        }
+        let over = self.sessions.borrow().grace_until.is_some_and(|until| now >= until);
+        if over {
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.grace_until = None;
+            if !std::mem::take(&mut sessions.awaited).is_empty() {
+                tracing::warn!(bucket = %self.bucket.id(), "some clients have not told what they hold");
+            }
+        }
+        self.unlist(&ended).await
+    }
+}
+
+/// Looks after sessions for as long as the namespace lives.
+pub(crate) async fn watch(namespace: Weak<Namespace>) {
+    loop {
+        let Some(alive) = namespace.upgrade() else { return };
+        let ended = alive.end_sessions().await;
+        if alive.bucket.failed().is_some() {
+            return;
+        }
+        if let Err(error) = ended {
+            tracing::warn!(bucket = %alive.bucket.id(), %error, "ended sessions are unlisted later");
+        }
+        let handle = alive.bucket.handle().clone();
+        let (busy, changed) = (alive.holds_anything(), alive.sessions.borrow().changed.notified());
+        drop(alive);
+        match busy {
+            true => handle.sleep(LOOK_EVERY).await,
+            false => changed.await,
+        }
+    }
+}
