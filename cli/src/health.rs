@@ -2,7 +2,7 @@
 
 use crate::connection::CallError;
 use crate::gather::Gathered;
-use crate::overview::{Buckets, IN_USE, Overview, SERVING};
+use crate::overview::{IN_USE, Overview, SERVING};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_wire::control::Status;
@@ -128,17 +128,19 @@ fn judge_buckets(overview: &mut Overview) {
     judge_untold(overview);
 }
 
-/// Buckets whose leader didn't tell: that is known of nodes that are away, and not of nodes that were not asked.
+/// Buckets of which nobody told: that is a problem if their leaders are away, and not known if they were not asked.
 fn judge_untold(overview: &mut Overview) {
-    let Buckets { untold, .. } = &overview.buckets;
+    let untold = &overview.buckets.untold;
     if untold.is_empty() {
         return;
     }
-    let silent: Vec<&str> =
-        overview.nodes.iter().filter(|node| !node.answered && node.leads > 0).map(|node| node.name.as_str()).collect();
-    let text = match silent.as_slice() {
+    let told = |name: &str| overview.buckets.told.iter().filter(|bucket| bucket.node == name).count();
+    let silent = overview.nodes.iter().filter(|node| told(&node.name) < node.leads);
+    let leaders: Vec<String> =
+        silent.map(|node| format!("{} ({})", node.name, node.phase.as_deref().unwrap_or("no answer"))).collect();
+    let text = match leaders.as_slice() {
         [] => format!("{}: no node leads them yet", list(untold)),
-        silent => format!("{}: led by {}, which did not answer", list(untold), silent.join(" or ")),
+        leaders => format!("{}: led by {}", list(untold), leaders.join(", ")),
     };
     match overview.unknown.is_empty() {
         true => overview.problems.push(text),

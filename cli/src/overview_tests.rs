@@ -35,7 +35,7 @@ fn all_is_well() {
 fn a_silent_node_is_a_problem_with_its_buckets() {
     let overview = overview(|gathered| sample::silence(gathered, 1));
     unhealthy(&overview, "node2 does not answer: nobody listens there");
-    unhealthy(&overview, "buckets 2, 3: led by node2, which did not answer");
+    unhealthy(&overview, "buckets 2, 3: led by node2 (no answer)");
     assert_eq!(overview.buckets.untold, [2, 3]);
     assert_eq!(overview.managers.as_ref().map(|managers| (managers.answered, managers.total)), Some((2, 3)));
 }
