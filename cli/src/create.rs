@@ -35,7 +35,7 @@ struct Candidate {
 enum Step {
     /// None is in a cluster.
     Form,
-    /// Some are in the cluster of the plan, the others in none.
+    /// The plan of an interrupted formation fits; some may be in its cluster, the others are in none.
     Resume(Box<Map>),
     /// All are in this very cluster.
     Stands(Uuid),
@@ -63,14 +63,14 @@ pub fn create(
         }
         Step::Resume(map) => {
             progress(&format!("going on with the formation of {} that was interrupted", arguments.name));
-            form(access, &candidates, &map)?;
+            form(access, timeout, &candidates, &map)?;
             (map.cluster, true)
         }
         Step::Form => {
             let map = new_map(&candidates, arguments)?;
             plan.store(&map)?;
             describe_plan(&map);
-            form(access, &candidates, &map)?;
+            form(access, timeout, &candidates, &map)?;
             (map.cluster, true)
         }
     };
@@ -144,17 +144,26 @@ fn look(access: &Access, timeout: Duration, endpoints: &[Endpoint]) -> Result<Ve
 
 fn look_at(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Candidate, CallError> {
     let deadline = Instant::now() + OPENING_MAX;
-    // A node that is still opening its drives doesn't know yet whether it is in a cluster.
-    let mut status = access.status(endpoint, timeout)?;
-    while status.phase == OPENING {
+    loop {
+        let status = access.status(endpoint, timeout)?;
+        let description = describe(access, timeout, endpoint)?;
+        // A node that is still opening its drives doesn't know yet whether it is in a cluster, and while it is being
+        // formed it shows no drives.
+        let busy = match status.phase.as_str() {
+            OPENING => OPENING,
+            _ if description.cluster.is_none() && description.drives.is_empty() => "being formed, or without drives",
+            _ => return Ok(Candidate { endpoint: endpoint.clone(), description, status }),
+        };
         if Instant::now() >= deadline {
-            return Err(CallError::NoAnswer(format!("it is still {OPENING}; its log says why")));
+            return Err(CallError::NoAnswer(format!("it is still {busy}; its log says why")));
         }
         std::thread::sleep(POLL);
-        status = access.status(endpoint, timeout)?;
     }
+}
+
+fn describe(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Description, CallError> {
     match access.call(endpoint, Command::Describe, timeout)? {
-        Answer::Description(description) => Ok(Candidate { endpoint: endpoint.clone(), description, status }),
+        Answer::Description(description) => Ok(description),
         _ => Err(unexpected(endpoint)),
     }
 }
@@ -164,7 +173,11 @@ fn decide(candidates: &[Candidate], arguments: &Create, kept: Option<Map>, plan:
     let clusters: BTreeSet<Uuid> = candidates.iter().filter_map(|c| c.description.cluster).collect();
     let mut clusters = clusters.iter();
     let (cluster, others) = match clusters.next() {
-        None => return Ok(Step::Form),
+        // Nodes may still be at work on the plan of a run that was interrupted: the same map again does no harm.
+        None => {
+            let plan = kept.filter(|map| unlike(candidates, arguments, map).is_none());
+            return Ok(plan.map_or(Step::Form, |map| Step::Resume(Box::new(map))));
+        }
         Some(cluster) => (*cluster, clusters.len()),
     };
     let inside: Vec<String> = candidates.iter().filter(in_cluster).map(in_which).collect();
@@ -233,8 +246,9 @@ fn missing(candidates: &[Candidate]) -> Option<String> {
 
 /// Why the plan doesn't fit these nodes.
 fn unlike(candidates: &[Candidate], arguments: &Create, map: &Map) -> Option<String> {
-    if map.name != arguments.name || map.protection != arguments.protection {
-        return Some(format!("its plan is for {} with {}", map.name, map.protection));
+    let other_bits = arguments.bucket_bits.is_some_and(|bits| bits != map.bucket_bits);
+    if map.name != arguments.name || map.protection != arguments.protection || other_bits {
+        return Some(format!("its plan is for {} with {} and 2^{} buckets", map.name, map.protection, map.bucket_bits));
     }
     let planned: BTreeMap<&str, _> = map.nodes.values().map(|node| (node.name.as_str(), node.id)).collect();
     let given: BTreeSet<&str> = candidates.iter().map(|c| c.description.name.as_str()).collect();
@@ -319,12 +333,19 @@ fn describe_plan(map: &Map) {
 }
 
 /// Gives the map to all nodes, also to those that have it: they say so.
-fn form(access: &Access, candidates: &[Candidate], map: &Map) -> Result<()> {
+fn form(access: &Access, timeout: Duration, candidates: &[Candidate], map: &Map) -> Result<()> {
     let failures = at_once(candidates, |candidate| {
         let command = Command::Form { map: Box::new(map.clone()) };
         let name = &candidate.description.name;
-        match access.call(&candidate.endpoint, command, FORM_MAX) {
-            Ok(_) => {
+        let formed = access.call(&candidate.endpoint, command, FORM_MAX).map(drop).or_else(|error| {
+            // An earlier run's command may have got there first.
+            match describe(access, timeout, &candidate.endpoint) {
+                Ok(description) if description.cluster == Some(map.cluster) => Ok(()),
+                _ => Err(error),
+            }
+        });
+        match formed {
+            Ok(()) => {
                 progress(&format!("{name}: drives formatted, in the cluster"));
                 None
             }

@@ -131,14 +131,27 @@ fn nodes_of_other_clusters_are_refused_by_name() {
 fn an_interrupted_formation_goes_on_with_its_plan() {
     let mut candidates = all_fresh();
     let map = new_map(&candidates, &arguments("")).unwrap();
+    let resumes = |step: Result<Step>| matches!(step, Ok(Step::Resume(plan)) if *plan == map);
+    // The interrupted run's commands may still be on their way.
+    assert!(resumes(decided(&candidates, "", Some(map.clone()))));
     join(&mut candidates[0], &map);
-    assert!(matches!(decided(&candidates, "", Some(map.clone())), Ok(Step::Resume(plan)) if *plan == map));
+    assert!(resumes(decided(&candidates, "", Some(map.clone()))));
     refused(decided(&candidates, "", None), "its plan is needed, and weft1.forming is not it");
 
     candidates[4].description.drives[0].uuid = Uuid(999);
     refused(decided(&candidates, "", Some(map.clone())), "node5 was started anew or has other drives");
     candidates.pop();
     refused(decided(&candidates, "", Some(map)), "for exactly the nodes node1, node2");
+}
+
+#[test]
+fn a_plan_of_other_drives_is_replaced() {
+    let mut candidates = all_fresh();
+    let map = new_map(&candidates, &arguments("")).unwrap();
+    candidates[4].description.drives[0].uuid = Uuid(999);
+    assert!(matches!(decided(&candidates, "", Some(map)), Ok(Step::Form)));
+    let map = new_map(&candidates, &arguments("--bucket-bits 3")).unwrap();
+    assert!(matches!(decided(&candidates, "--bucket-bits 4", Some(map)), Ok(Step::Form)));
 }
 
 #[test]
