@@ -1,4 +1,5 @@
 //! `weftd`: the daemon of a node.
+#![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
