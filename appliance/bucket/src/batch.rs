@@ -11,10 +11,13 @@ use std::rc::Rc;
 use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::{FsId, InodeId, StripeId, ZoneSetId};
 
+/// A key and its new value; `None` deletes it.
+pub(crate) type Change = (Bytes, Option<Bytes>);
+
 /// Changes to commit as one. Later ones win over earlier ones of the same key or block.
 #[derive(Default)]
 pub struct Batch {
-    pub(crate) changes: Vec<(Bytes, Option<Bytes>)>,
+    pub(crate) changes: Vec<Change>,
     pub(crate) data: Vec<DataChange>,
 }
 
@@ -71,7 +74,6 @@ impl Batch {
 
     /// Whole blocks of 4 KiB, carried by the journal.
     pub fn write_blocks(&mut self, object: Object, first: u64, data: Bytes) -> &mut Self {
-        debug_assert_eq!(data.len() % BLOCK_BYTES, 0, "data is written in whole blocks");
         self.data.push(DataChange::Write { object, first, data });
         self
     }
@@ -125,7 +127,7 @@ impl Batch {
 /// The head of a record of kind `Batch`. The data blocks follow it in the payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BatchRecord {
-    pub changes: Vec<(Bytes, Option<Bytes>)>,
+    pub changes: Vec<Change>,
     /// What the data blocks are: in their order.
     pub pieces: Vec<PieceRecord>,
     pub stripes: Vec<(StripeId, StripeEntry)>,
@@ -152,14 +154,14 @@ pub(crate) enum ZoneSetChange {
 
 impl BatchRecord {
     /// The payload: length of the head, head, data blocks.
-    pub fn encode(&self, data: Vec<Bytes>) -> Vec<Bytes> {
+    pub fn encode(&self, data: &[Bytes]) -> Vec<Bytes> {
         let head = weft_wire::encode(self);
         let mut frame = Vec::with_capacity(4 + head.len());
         frame.extend_from_slice(&(head.len() as u32).to_le_bytes());
         frame.extend_from_slice(&head);
         let mut payload = Vec::with_capacity(1 + data.len());
         payload.push(frame.into());
-        payload.extend(data);
+        payload.extend_from_slice(data);
         payload
     }
 
@@ -185,7 +187,7 @@ mod tests {
             next_serial: 9,
             ..BatchRecord::default()
         };
-        let payload = record.encode(vec![Bytes::from(vec![1; BLOCK_BYTES])]);
+        let payload = record.encode(&[Bytes::from(vec![1; BLOCK_BYTES])]);
         let whole: Bytes = payload.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>().into();
         let (again, data) = BatchRecord::decode(&whole).expect("whole");
         assert_eq!((again, data.len()), (record, BLOCK_BYTES));

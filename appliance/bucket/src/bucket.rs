@@ -1,31 +1,29 @@
-//! The bucket as its users see it, and the one place where something changes: [`Bucket::commit`].
+//! The bucket as its users see it: what can be asked and found. `commit` is where something changes.
 
-use crate::batch::{Batch, BatchRecord, DataChange, PieceRecord, ZoneSetChange};
-use crate::extent::{Extent, Location};
-use crate::extents::{Slab, Worked, slab_lock, slabs};
+use crate::cache::Cache;
+use crate::extent::Extent;
 use crate::held::Held;
 use crate::index::Index;
 use crate::io::FindDrive;
 use crate::key::{self, Object};
 use crate::lock::{LockGuard, Locks, Mode};
+use crate::merge::Merge;
+use crate::planner::Pauses;
 use crate::run::IndexStripe;
-use crate::stripe::{Owner, Staged, StripeRecord, StripeView};
+use crate::stripe::{StripeRecord, StripeView};
 use crate::stripes::{Members, Stripes};
 use crate::tunables::Tunables;
-use crate::zones::{Kind, StripeEntry, ZoneSet};
 use crate::{BucketError, read};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
-use weft_journal::{Log, LogError};
+use weft_journal::Log;
 use weft_reactor::Handle;
 use weft_reactor::sync::Notify;
-use weft_wire::drive::RecordKind;
-use weft_wire::limits::{BLOCK_BYTES, SLAB_BLOCKS};
+use weft_wire::limits::SLAB_BLOCKS;
 use weft_wire::map::{Ensemble, Protection};
-use weft_wire::{BucketId, DriveId, Epoch, Seq, StripeId, Uuid};
+use weft_wire::{BucketId, DriveId, Epoch, Seq, StripeId, Uuid, ZoneSetId};
 
 /// What a leader must know to open its bucket.
 pub struct BucketParams {
@@ -62,27 +60,30 @@ pub(crate) struct Inner {
     pub next_run: Cell<u64>,
     /// Stripes of the manifest that the newest root names.
     pub manifest: RefCell<Vec<IndexStripe>>,
-    /// Stripes of merged or moved runs: free once a root stands that doesn't name them.
-    pub retired: RefCell<Vec<StripeId>>,
+    /// Runs that are being merged, a piece at a time.
+    pub merging: RefCell<Option<Merge>>,
+    /// The set that the cleaner is emptying.
+    pub cleaning: Cell<Option<ZoneSetId>>,
     /// What the frozen memtable covers.
     pub frozen_at: Cell<Seq>,
     /// Told after each round of the planner, to those who wait for room.
     pub progress: Notify,
-    pub views: RefCell<BTreeMap<StripeId, Rc<StripeView>>>,
+    pub views: RefCell<Cache<StripeId, Rc<StripeView>>>,
     pub members: Members,
     pub counters: Counters,
     pub closed: Cell<bool>,
     /// The planner is to stop after its step.
     pub finishing: Cell<bool>,
+    /// The planner runs: nobody else may do its work.
+    pub planning: Cell<bool>,
     pub planner_done: Notify,
+    pub pauses: RefCell<Pauses>,
     /// Why the planner can't go on, if it can't.
     pub trouble: RefCell<Option<String>>,
 }
 
-/// Views of stripes that are kept at hand.
-const VIEWS_MAX: usize = 128;
-/// Waits for the planner until a writer is told that there is no room.
-const ROOM_WAITS_MAX: u32 = 50;
+/// A bucket that is asked while its index moves looks again so often.
+const LOOKS_MAX: u32 = 64;
 
 #[derive(Default)]
 pub(crate) struct Counters {
@@ -94,6 +95,9 @@ pub(crate) struct Counters {
     pub moved_blocks: Cell<u64>,
     pub repaired_stripes: Cell<u64>,
     pub freed_sets: Cell<u64>,
+    pub scrubbed_stripes: Cell<u64>,
+    pub scrubbed_blocks: Cell<u64>,
+    pub scrubs: Cell<u64>,
 }
 
 /// Blocks of 4 KiB.
@@ -114,6 +118,9 @@ pub struct Stats {
     pub moved_blocks: u64,
     pub repaired_stripes: u64,
     pub freed_sets: u64,
+    pub scrubbed_stripes: u64,
+    pub scrubbed_blocks: u64,
+    pub scrubs: u64,
     pub checksum_errors: u64,
     pub reconstructions: u64,
     pub stripes: u64,
@@ -123,11 +130,16 @@ pub struct Stats {
     pub index_resident_bytes: u64,
     pub index_pages_read: u64,
     pub journal_bytes: u64,
+    /// Waiting to be repaired.
     pub damaged_stripes: u64,
+    /// More is lost of them than the protection survives.
+    pub lost_stripes: u64,
+    /// Zones whose drives could not be told yet that they are free.
+    pub unfreed_zones: u64,
     pub trouble: Option<String>,
 }
 
-fn add(counter: &Cell<u64>, by: u64) {
+pub(crate) fn add(counter: &Cell<u64>, by: u64) {
     counter.set(counter.get() + by);
 }
 
@@ -146,23 +158,36 @@ impl Bucket {
 
     /// The value of a key at the moment of the call.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BucketError> {
-        loop {
+        for _ in 0..LOOKS_MAX {
             match self.0.index.get(key, &self.0.stripes).await {
                 // Runs were merged meanwhile, and the old ones freed.
                 Err(BucketError::Gone(_)) => self.0.handle.yield_now().await,
                 done => return done,
             }
         }
+        Err(moving())
     }
 
     /// The first `limit` entries with keys in [`from`, `to`).
     pub async fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, BucketError> {
-        loop {
-            match self.0.index.scan(from, to, limit, &self.0.stripes).await {
+        self.scan_from(from, from, to, limit).await
+    }
+
+    /// Scans from the last key between `floor` and `from`, if there is one.
+    async fn scan_from(
+        &self,
+        floor: &[u8],
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, BucketError> {
+        for _ in 0..LOOKS_MAX {
+            match self.0.index.scan(floor, from, to, limit, &self.0.stripes).await {
                 Err(BucketError::Gone(_)) => self.0.handle.yield_now().await,
                 done => return done,
             }
         }
+        Err(moving())
     }
 
     /// All keys that begin with `prefix`, up to `limit`.
@@ -215,20 +240,9 @@ impl Bucket {
         self.0.log.failed().map(BucketError::from)
     }
 
-    /// Writes blocks as a full stripe, durably on all members. [`Batch::place`] makes them real.
-    pub async fn stage(&self, data: Bytes) -> Result<Staged, BucketError> {
-        self.admit((data.len() / BLOCK_BYTES) as u64).await?;
-        self.0.stripes.stage(Kind::Data, data).await
-    }
-
     /// Blocks that one [`Bucket::stage`] takes.
     pub fn stage_blocks_max(&self) -> u32 {
         self.0.stripes.blocks_max()
-    }
-
-    /// A staged stripe that will not be placed after all.
-    pub fn abandon(&self, staged: Staged) {
-        self.0.stripes.abandon(&staged);
     }
 
     /// What of `range` is where, and the data. Covers the range without gaps, in order.
@@ -249,298 +263,25 @@ impl Bucket {
             let extents = self.extents(object, at..u64::MAX, 1024).await?;
             blocks += extents.iter().map(|extent| u64::from(extent.blocks)).sum::<u64>();
             match extents.last() {
-                Some(last) if extents.len() == 1024 => at = last.first + 1,
+                Some(last) if extents.len() == 1024 => at = last.end(),
                 _ => return Ok(blocks),
             }
         }
     }
 
-    /// Space for users of this bucket.
-    pub fn space(&self) -> Space {
-        let zones = self.0.stripes.zones.borrow();
-        let rows = u64::from(self.0.zone_rows);
-        let tunables = &self.0.tunables;
-        let sets = (tunables.zone_sets_max.saturating_sub(tunables.zone_sets_reserved)) as u64;
-        let blocks = sets * rows * u64::from(self.0.protection.data) * tunables.fill_share_max / 256;
-        Space { blocks, used: zones.live_blocks() + self.0.held.borrow().live_blocks() }
-    }
-
-    /// Waits for room for as many blocks of user data; `NoSpace` if cleaning can't make it.
-    pub async fn admit(&self, blocks: u64) -> Result<(), BucketError> {
-        for _ in 0..ROOM_WAITS_MAX {
-            let zone_sets = self.0.stripes.zones.borrow().sets_len();
-            let space = self.space();
-            if space.used + blocks > space.blocks {
-                return Err(BucketError::NoSpace);
-            }
-            let limit = self.0.tunables.zone_sets_max.saturating_sub(self.0.tunables.zone_sets_reserved);
-            let held_full = self.0.held.borrow().resident_bytes() > self.0.tunables.held_bytes_max;
-            if zone_sets <= limit && !held_full {
-                return Ok(());
-            }
-            self.wait_for_progress().await?;
-        }
-        if self.0.stripes.zones.borrow().sets_len() < self.0.tunables.zone_sets_max {
-            return Err(BucketError::NoSpace);
-        }
-        Err(BucketError::NotReady(format!("{} waits for the cleaner", self.0.id)))
-    }
-
-    pub(crate) async fn wait_for_progress(&self) -> Result<(), BucketError> {
-        if let Some(error) = self.failed() {
-            return Err(error);
-        }
-        let progress = self.0.progress.notified();
-        self.0.stripes.work.notify_one();
-        let _ = self.0.handle.timeout(self.0.tunables.planner_pause, progress).await;
-        Ok(())
-    }
-
-    /// Appends one record with everything in the batch and applies it to memory, all or nothing. Callers hold the locks
-    /// that make the batch right; extents are locked here. The answer's sequence is to be [`Bucket::settled`] before anyone hears.
-    pub async fn commit(&self, batch: Batch) -> Result<Seq, BucketError> {
-        let done = self.commit_admitted(&batch).await;
-        if done.is_err() {
-            self.abandon_placed(&batch);
-        }
-        done
-    }
-
-    async fn commit_admitted(&self, batch: &Batch) -> Result<Seq, BucketError> {
-        let journalled: u64 = batch
-            .data
-            .iter()
-            .map(|change| match change {
-                DataChange::Write { data, .. } => (data.len() / BLOCK_BYTES) as u64,
-                DataChange::Reserve { range, .. } => range.end - range.start,
-                _ => 0,
-            })
-            .sum();
-        if journalled > 0 {
-            self.admit(journalled).await?;
-        }
-        // The last quarter of the journal is for the work that makes room.
-        while self.0.log.room().bytes_used * 4 > self.0.log.room().bytes_quota * 3 {
-            self.wait_for_progress().await?;
-        }
-        self.commit_unadmitted(batch, &[]).await
-    }
-
-    /// A batch that will not be committed after all: what was staged for it is nobody's.
-    pub fn discard(&self, batch: Batch) {
-        self.abandon_placed(&batch);
-    }
-
-    /// Stripes that were staged for a batch which was not taken are nobody's.
-    fn abandon_placed(&self, batch: &Batch) {
-        for change in &batch.data {
-            if let DataChange::Place { staged, .. } = change {
-                self.0.stripes.abandon(staged);
-            }
-        }
-    }
-
-    /// A commit that makes room instead of taking it.
-    pub(crate) async fn commit_unadmitted(&self, batch: &Batch, sets: &[ZoneSetChange]) -> Result<Seq, BucketError> {
-        let mut touched: BTreeMap<Slab, u64> = BTreeMap::new();
-        for change in &batch.data {
-            let (object, range) = change.target();
-            for slab in slabs(object, &range) {
-                let end = touched.entry(slab).or_default();
-                *end = (*end).max(range.end.min((slab.1 + 1) * SLAB_BLOCKS));
-            }
-        }
-        loop {
-            let _guard = self.0.locks.lock(touched.keys().map(|slab| (slab_lock(*slab), Mode::Exclusive))).await;
-            let mut worked = Worked::default();
-            for (slab, end) in &touched {
-                let extents = self.extents(slab.0, slab.1 * SLAB_BLOCKS..*end, usize::MAX).await?;
-                worked.load(*slab, extents);
-            }
-            for change in &batch.data {
-                worked.apply(change);
-            }
-            match self.commit_now(&batch.changes, &batch.data, &worked, sets) {
-                Err(LogError::Full) => {}
-                done => return Ok(done?),
-            }
-            drop(_guard);
-            self.wait_for_progress().await?;
-        }
-    }
-
-    /// The synchronous part: from here to the end nothing else runs on this core.
-    pub(crate) fn commit_now(
-        &self,
-        changes: &[(Bytes, Option<Bytes>)],
-        data: &[DataChange],
-        worked: &Worked,
-        sets: &[ZoneSetChange],
-    ) -> Result<Seq, LogError> {
-        if self.0.closed.get() {
-            return Err(LogError::Stopped);
-        }
-        let mut record = BatchRecord {
-            changes: changes.to_vec(),
-            pieces: worked
-                .pieces
-                .iter()
-                .map(|piece| PieceRecord {
-                    fs: piece.object.fs,
-                    inode: piece.object.inode,
-                    first: piece.first,
-                    blocks: piece.blocks,
-                })
-                .collect(),
-            zone_sets: sets.to_vec(),
-            next_serial: self.0.next_serial.get(),
-            ..BatchRecord::default()
-        };
-        record.changes.extend(worked.changes());
-        let mut live: BTreeMap<StripeId, u32> = BTreeMap::new();
-        let mut placed = Vec::new();
-        for change in data {
-            let DataChange::Place { object, first, staged, block, blocks } = change else { continue };
-            placed.push((
-                Rc::clone(staged),
-                Owner { fs: object.fs, inode: object.inode, first: *first, block: *block, blocks: *blocks },
-            ));
-        }
-        for (stripe, owners) in by_stripe(&placed) {
-            let staged = &owners[0].0;
-            let blocks = owners.iter().map(|(_, owner)| owner.blocks).sum();
-            live.insert(stripe, blocks);
-            let entry = StripeEntry {
-                zone_set: staged.place.zone_set,
-                row: staged.place.row,
-                rows: staged.rows,
-                kind: staged.kind,
-                live: blocks,
-            };
-            record.stripes.push((stripe, entry));
-            let value = StripeRecord {
-                zone_set: staged.place.zone_set,
-                row: staged.place.row,
-                rows: staged.rows,
-                checksums: staged.checksums.clone(),
-                owners: owners.iter().map(|(_, owner)| *owner).collect(),
-            };
-            record.changes.push((key::stripe(stripe), Some(weft_wire::encode(&value))));
-        }
-        {
-            let zones = self.0.stripes.zones.borrow();
-            for dead in &worked.dead {
-                if let Location::Stripe { stripe, .. } = dead.location {
-                    let count =
-                        live.entry(stripe).or_insert_with(|| zones.stripe(stripe).map_or(0, |entry| entry.live));
-                    *count = count.saturating_sub(dead.blocks);
-                }
-            }
-        }
-        for (stripe, count) in &live {
-            if *count == 0 {
-                record.changes.push((key::stripe(*stripe), None));
-            }
-        }
-        record.live = live.into_iter().collect();
-        let (seq, _) = self.0.log.append(RecordKind::Batch, record.encode(worked.data.clone()))?;
-        self.apply(seq, &record, worked.data.clone());
-        {
-            let mut held = self.0.held.borrow_mut();
-            for dead in &worked.dead {
-                if let Location::Journal { seq: at, block } = dead.location {
-                    held.kill(if at == Seq(0) { seq } else { at }, block, dead.blocks);
-                }
-            }
-        }
-        {
-            let mut zones = self.0.stripes.zones.borrow_mut();
-            let mut settled: Vec<StripeId> = Vec::new();
-            for (staged, _) in &placed {
-                if !settled.contains(&staged.stripe()) {
-                    settled.push(staged.stripe());
-                    zones.settle(staged.place);
-                }
-            }
-        }
-        add(&self.0.counters.commits, 1);
-        if self.wants_work() {
-            self.0.stripes.work.notify_one();
-        }
-        Ok(seq)
-    }
-
-    /// What a record does to memory. Also the replay at recovery.
-    pub(crate) fn apply(&self, seq: Seq, record: &BatchRecord, data: Vec<Bytes>) {
-        for (key, value) in &record.changes {
-            let value = match value {
-                Some(value) if key::is_extent(key) => Some(placed_at(key, value, seq)),
-                other => other.clone(),
-            };
-            self.0.index.insert(key.clone(), value);
-        }
-        let mut offset = 0;
-        let mut pieces = Vec::with_capacity(record.pieces.len());
-        for piece in &record.pieces {
-            pieces.push(crate::held::Piece {
-                object: Object { fs: piece.fs, inode: piece.inode },
-                first: piece.first,
-                blocks: piece.blocks,
-                offset,
-            });
-            offset += piece.blocks;
-        }
-        self.0.held.borrow_mut().insert(seq, data, pieces);
-        let mut zones = self.0.stripes.zones.borrow_mut();
-        for change in &record.zone_sets {
-            match change {
-                ZoneSetChange::Open(set) => zones.add_set(set.clone(), false),
-                ZoneSetChange::Free(id) => zones.remove_set(*id),
-            }
-        }
-        for (id, entry) in &record.stripes {
-            zones.add_stripe(*id, *entry);
-        }
-        for (id, live) in &record.live {
-            zones.set_live(*id, *live);
-            if *live == 0 {
-                self.0.views.borrow_mut().remove(id);
-            }
-        }
-        self.0.next_serial.set(self.0.next_serial.get().max(record.next_serial));
-    }
-
-    /// Journals a zone set before anything is written to it. The set itself is added by whoever opened it.
-    pub(crate) async fn record_zone_set(&self, set: ZoneSet) -> Result<(), BucketError> {
-        let record = BatchRecord {
-            zone_sets: vec![ZoneSetChange::Open(set)],
-            next_serial: self.0.next_serial.get(),
-            ..BatchRecord::default()
-        };
-        loop {
-            match self.0.log.append(RecordKind::Batch, record.encode(Vec::new())) {
-                Ok((seq, _)) => {
-                    self.0.log.settled(seq).await?;
-                    return Ok(());
-                }
-                // A checkpoint may be what asks for the zone set: its root must not wait for itself.
-                Err(LogError::Full) => self.0.handle.sleep(std::time::Duration::from_millis(5)).await,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Extents that begin in or reach into `range`, which must begin at a slab's start or in one slab.
+    /// Extents that begin in or reach into `range`: the first so many, or one less.
     pub(crate) async fn extents(
         &self,
         object: Object,
         range: Range<u64>,
         limit: usize,
     ) -> Result<Vec<Extent>, BucketError> {
+        // The extent that covers the first block begins in its slab: it is the last one at or before it.
         let slab_start = range.start - range.start % SLAB_BLOCKS;
-        let from = key::extent(object, slab_start);
+        let floor = key::extent(object, slab_start);
+        let from = key::extent(object, range.start);
         let to = key::extent(object, range.end);
-        let found = self.scan(&from, &to, limit).await?;
+        let found = self.scan_from(&floor, &from, &to, limit).await?;
         let mut extents = Vec::with_capacity(found.len());
         for (key, value) in found {
             let first = key::extent_block(&key);
@@ -555,16 +296,13 @@ impl Bucket {
 
     /// A stripe as readers need it.
     pub(crate) async fn view(&self, id: StripeId) -> Result<Rc<StripeView>, BucketError> {
-        if let Some(view) = self.0.views.borrow().get(&id) {
+        if let Some(view) = self.0.views.borrow_mut().get(&id) {
             return Ok(Rc::clone(view));
         }
         let record = self.stripe_record(id).await?;
-        let view = Rc::new(self.0.stripes.view(id, &record)?);
-        let mut views = self.0.views.borrow_mut();
-        if views.len() >= VIEWS_MAX {
-            views.pop_first();
-        }
-        views.insert(id, Rc::clone(&view));
+        let view = Rc::new(self.0.stripes.view(id, record)?);
+        let bytes = view.bytes();
+        self.0.views.borrow_mut().insert(id, Rc::clone(&view), bytes);
         Ok(view)
     }
 
@@ -586,9 +324,12 @@ impl Bucket {
             moved_blocks: counters.moved_blocks.get(),
             repaired_stripes: counters.repaired_stripes.get(),
             freed_sets: counters.freed_sets.get(),
+            scrubbed_stripes: counters.scrubbed_stripes.get(),
+            scrubbed_blocks: counters.scrubbed_blocks.get(),
+            scrubs: counters.scrubs.get(),
             checksum_errors: stripes.stats.checksum_errors.get(),
             reconstructions: stripes.stats.reconstructions.get(),
-            stripes: zones.stripes().count() as u64,
+            stripes: zones.stripes_len() as u64,
             zone_sets: zones.sets_len() as u64,
             runs: self.0.index.runs().len() as u64,
             held_bytes: self.0.held.borrow().resident_bytes(),
@@ -596,6 +337,8 @@ impl Bucket {
             index_pages_read: self.0.index.pages_read(),
             journal_bytes: self.0.log.room().bytes_used,
             damaged_stripes: stripes.damaged.borrow().len() as u64,
+            lost_stripes: stripes.lost.borrow().len() as u64,
+            unfreed_zones: stripes.unfreed_len() as u64,
             trouble: self.0.trouble.borrow().clone(),
         }
     }
@@ -614,23 +357,6 @@ impl Bucket {
     }
 }
 
-type Placed = (Rc<Staged>, Owner);
-
-fn by_stripe(placed: &[Placed]) -> BTreeMap<StripeId, Vec<Placed>> {
-    let mut by: BTreeMap<StripeId, Vec<Placed>> = BTreeMap::new();
-    for (staged, owner) in placed {
-        by.entry(staged.stripe()).or_default().push((Rc::clone(staged), *owner));
-    }
-    by
-}
-
-/// In a record, sequence 0 stands for the record itself.
-fn placed_at(key: &[u8], value: &Bytes, seq: Seq) -> Bytes {
-    let extent = key::extent_block(key).and_then(|first| Extent::decode(first, value));
-    match extent {
-        Some(Extent { first, blocks, location: Location::Journal { seq: Seq(0), block } }) => {
-            Extent { first, blocks, location: Location::Journal { seq, block } }.encode().into()
-        }
-        _ => value.clone(),
-    }
+fn moving() -> BucketError {
+    BucketError::NotReady("the index moves while it is read".into())
 }

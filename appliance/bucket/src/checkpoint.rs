@@ -2,12 +2,12 @@
 //! the manifest. From then on the journal below it is not needed.
 
 use crate::BucketError;
-use crate::bucket::Bucket;
-use crate::index::{Cursor, Run};
+use crate::bucket::{Bucket, add};
+use crate::index::Run;
 use crate::run::{IndexStripe, RunBuilder, RunMeta};
-use crate::stripe::Staged;
+use crate::stripes::{Purse, Stripes};
 use crate::zones::{Kind, StripeEntry, ZoneSet, ZoneTableImage};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -56,8 +56,8 @@ impl Bucket {
         }
         let covers = self.0.frozen_at.get();
         if let Some(frozen) = self.0.index.frozen() {
-            let mut builder = RunBuilder::new(self.0.stripes.blocks_max());
-            let mut writer = RunWriter::new(self);
+            let mut builder = RunBuilder::new(self.0.stripes.blocks_max(), frozen.len());
+            let mut writer = RunWriter::new(&self.0.stripes);
             let mut turn = 0;
             for (key, value) in frozen.iter() {
                 builder.push(key, value.as_ref());
@@ -67,189 +67,156 @@ impl Bucket {
                     self.0.handle.yield_now().await;
                 }
             }
-            let run = writer.finish(builder).await?;
+            let run = writer.finish(builder, self.next_run_id()).await?;
             self.0.index.thaw(run);
         }
-        let retired = self.merge_if_many().await?;
-        self.0.retired.borrow_mut().extend(retired);
         self.write_root(covers).await?;
-        let counter = &self.0.counters.checkpoints;
-        counter.set(counter.get() + 1);
+        add(&self.0.counters.checkpoints, 1);
         Ok(())
+    }
+
+    /// A number that no run had before.
+    pub(crate) fn next_run_id(&self) -> u64 {
+        self.0.next_run.replace(self.0.next_run.get() + 1)
     }
 
     /// Writes the manifest, then the root. When that stands, what it replaced is free.
     async fn write_root(&self, covers: Seq) -> Result<(), BucketError> {
-        let old_manifest = self.0.manifest.borrow().clone();
-        let mut leaving: BTreeSet<StripeId> = self.0.retired.borrow().iter().copied().collect();
-        leaving.extend(old_manifest.iter().map(|stripe| stripe.id));
+        let leaving: BTreeSet<StripeId> = {
+            let manifest = self.0.manifest.borrow();
+            let zones = self.0.stripes.zones.borrow();
+            zones.retired().iter().copied().chain(manifest.iter().map(|stripe| stripe.id)).collect()
+        };
         let manifest = Manifest {
             runs: self.0.index.runs().iter().map(|run| run.meta.borrow().clone()).collect(),
-            zones: self.0.stripes.zones.borrow().image(&leaving),
+            zones: self.0.stripes.zones.borrow().image(),
             next_serial: self.0.next_serial.get(),
             next_run: self.0.next_run.get(),
         };
         let encoded = weft_wire::encode(&manifest);
+        drop(manifest);
         let manifest_bytes = encoded.len() as u64;
-        let mut padded = encoded.to_vec();
-        padded.resize(encoded.len().next_multiple_of(BLOCK_BYTES), 0);
-        let padded = Bytes::from(padded);
-        let stripe_bytes = self.0.stripes.blocks_max() as usize * BLOCK_BYTES;
-        let mut stripes = Vec::new();
-        let mut at = 0;
-        while at < padded.len() {
-            let end = (at + stripe_bytes).min(padded.len());
-            let stripe = self.write_index_stripe(padded.slice(at..end)).await?;
+        let mut padded = BytesMut::from(encoded);
+        padded.resize(padded.len().next_multiple_of(BLOCK_BYTES), 0);
+        let padded = padded.freeze();
+        let mut writer = RunWriter::new(&self.0.stripes);
+        writer.write(&padded).await?;
+        let mut stripes = Vec::with_capacity(writer.written.len());
+        for stripe in &writer.written {
             let set = self.0.stripes.zones.borrow().set(stripe.zone_set).cloned();
-            let set = set.ok_or(BucketError::Gone(stripe.id))?;
-            stripes.push((stripe, set));
-            at = end;
+            stripes.push((stripe.clone(), set.ok_or(BucketError::Gone(stripe.id))?));
         }
         let body = RootBody { stripes, manifest_bytes };
         let (_, stands) = self.0.log.append_root(RootRecord { covers, body: weft_wire::encode(&body) })?;
+        // From here on the root may stand, whatever this leader hears of it: an error means that it is deposed.
+        *self.0.manifest.borrow_mut() = std::mem::take(&mut writer.written);
         stands.await.map_err(|_| BucketError::Stopped)??;
-        *self.0.manifest.borrow_mut() = body.stripes.into_iter().map(|(stripe, _)| stripe).collect();
-        self.0.retired.borrow_mut().retain(|id| !leaving.contains(id));
         let mut zones = self.0.stripes.zones.borrow_mut();
         for id in leaving {
             zones.set_live(id, 0);
+            self.0.stripes.forget(id);
         }
         Ok(())
     }
 
-    /// Writes a stripe of a run or manifest and enters it into the table.
-    pub(crate) async fn write_index_stripe(&self, data: Bytes) -> Result<IndexStripe, BucketError> {
-        let staged = self.0.stripes.stage(Kind::Index, data).await?;
-        Ok(self.enter_index_stripe(staged))
-    }
-
-    fn enter_index_stripe(&self, staged: Staged) -> IndexStripe {
-        let mut zones = self.0.stripes.zones.borrow_mut();
-        zones.settle(staged.place);
-        let entry = StripeEntry {
-            zone_set: staged.place.zone_set,
-            row: staged.place.row,
-            rows: staged.rows,
-            kind: Kind::Index,
-            live: staged.data_blocks,
-        };
-        zones.add_stripe(staged.place.stripe, entry);
-        IndexStripe {
-            id: staged.place.stripe,
-            zone_set: staged.place.zone_set,
-            row: staged.place.row,
-            rows: staged.rows,
-            data_blocks: staged.data_blocks,
-            checksums: staged.checksums,
-        }
-    }
-
-    /// Merges the newest runs into one when there are too many. Answers the stripes that are free once a root stands
-    /// that doesn't name them.
-    async fn merge_if_many(&self) -> Result<Vec<StripeId>, BucketError> {
-        let runs = self.0.index.runs();
-        if runs.len() <= self.0.tunables.runs_max {
-            return Ok(Vec::new());
-        }
-        // A run joins while it isn't much larger than all newer ones together: each entry is written again about
-        // log(size) times.
-        let mut blocks = u64::from(runs[0].blocks());
-        let mut count = 1;
-        while count < runs.len() && (count < 2 || u64::from(runs[count].blocks()) <= 2 * blocks) {
-            blocks += u64::from(runs[count].blocks());
-            count += 1;
-        }
-        let old = &runs[..count];
-        let oldest = count == runs.len();
-        let mut cursors = Vec::with_capacity(count);
-        for run in old {
-            cursors.push(Cursor::seek(&self.0.index, Rc::clone(run), &[], &self.0.stripes).await?);
-        }
-        let mut builder = RunBuilder::new(self.0.stripes.blocks_max());
-        let mut writer = RunWriter::new(self);
-        let mut any = false;
-        let mut turn = 0;
-        while let Some(lowest) = cursors.iter().filter_map(|cursor| cursor.peek().map(|(key, _)| key)).min().cloned() {
-            let mut newest: Option<Option<Bytes>> = None;
-            for cursor in &mut cursors {
-                if cursor.peek().is_some_and(|(key, _)| *key == lowest) {
-                    let (_, value) = cursor.take(&self.0.index, &self.0.stripes).await?;
-                    newest.get_or_insert(value);
-                }
-            }
-            // A deletion has nothing left to hide below the oldest run.
-            if let Some(value) = newest.filter(|value| value.is_some() || !oldest) {
-                any = true;
-                builder.push(&lowest, value.as_ref());
-                writer.drain(&mut builder).await?;
-            }
-            turn += 1;
-            if turn % ENTRIES_PER_TURN == 0 {
-                self.0.handle.yield_now().await;
-            }
-        }
-        let merged = if any { Some(writer.finish(builder).await?) } else { None };
-        self.0.index.replace(old, merged);
-        let counter = &self.0.counters.merges;
-        counter.set(counter.get() + 1);
-        Ok(old
-            .iter()
-            .flat_map(|run| run.meta.borrow().stripes.iter().map(|stripe| stripe.id).collect::<Vec<_>>())
-            .collect())
-    }
-
     /// Copies a stripe of a run to a new place. The old one is free after the next root.
     pub(crate) async fn move_index_stripe(&self, id: StripeId) -> Result<(), BucketError> {
+        if self.0.merging.borrow().as_ref().is_some_and(|merge| merge.wrote(id)) {
+            // Nobody can say yet where the copy would have to be named: the merge is begun anew.
+            let given_up = self.0.merging.borrow_mut().take();
+            drop(given_up);
+            return Ok(());
+        }
         for run in self.0.index.runs() {
             let found = run.meta.borrow().stripes.iter().position(|stripe| stripe.id == id);
             let Some(at) = found else { continue };
             let old = run.meta.borrow().stripes[at].clone();
             let data = self.0.stripes.read_index_stripe(&old, 0, old.data_blocks).await?;
-            let new = self.write_index_stripe(data).await?;
+            let new = self.0.stripes.write_index_stripe(data).await?;
             if let Some(place) = run.meta.borrow_mut().stripes.get_mut(at) {
                 *place = new;
             }
-            self.0.retired.borrow_mut().push(id);
-            return Ok(());
         }
         // One of the manifest: the next root has a new one.
+        self.0.stripes.zones.borrow_mut().retire(id);
         Ok(())
     }
 }
 
-/// Writes the stripes of one run.
-struct RunWriter<'a> {
-    bucket: &'a Bucket,
-    stripes: Vec<IndexStripe>,
-}
-
-impl<'a> RunWriter<'a> {
-    fn new(bucket: &'a Bucket) -> Self {
-        Self { bucket, stripes: Vec::new() }
-    }
-
-    async fn drain(&mut self, builder: &mut RunBuilder) -> Result<(), BucketError> {
-        while let Some(full) = builder.take_full() {
-            self.stripes.push(self.bucket.write_index_stripe(full).await?);
+impl IndexStripe {
+    pub(crate) fn entry(&self) -> StripeEntry {
+        StripeEntry {
+            zone_set: self.zone_set,
+            row: self.row,
+            rows: self.rows,
+            kind: Kind::Index,
+            live: self.data_blocks,
         }
-        Ok(())
+    }
+}
+
+impl Stripes {
+    /// Writes a stripe of a run or manifest and enters it into the table.
+    pub(crate) async fn write_index_stripe(&self, data: Bytes) -> Result<IndexStripe, BucketError> {
+        let staged = self.stage(Kind::Index, Purse::Planner, data).await?;
+        let stripe = IndexStripe {
+            id: staged.place.stripe,
+            zone_set: staged.place.zone_set,
+            row: staged.place.row,
+            rows: staged.rows,
+            data_blocks: staged.data_blocks,
+            checksums: staged.checksums.clone(),
+        };
+        self.zones.borrow_mut().add_stripe(stripe.id, stripe.entry());
+        Ok(stripe)
+    }
+}
+
+/// Writes the stripes of one run or manifest. Dropped unfinished, they are nobody's.
+pub(crate) struct RunWriter {
+    stripes: Rc<Stripes>,
+    written: Vec<IndexStripe>,
+}
+
+impl RunWriter {
+    pub fn new(stripes: &Rc<Stripes>) -> Self {
+        Self { stripes: Rc::clone(stripes), written: Vec::new() }
     }
 
-    async fn finish(mut self, mut builder: RunBuilder) -> Result<Rc<Run>, BucketError> {
-        self.drain(&mut builder).await?;
-        let finished = builder.finish();
-        let stripe_bytes = self.bucket.0.stripes.blocks_max() as usize * BLOCK_BYTES;
+    pub fn wrote(&self, id: StripeId) -> bool {
+        self.written.iter().any(|stripe| stripe.id == id)
+    }
+
+    /// Writes the full stripes that the builder has. True: there was one.
+    pub async fn drain(&mut self, builder: &mut RunBuilder) -> Result<bool, BucketError> {
+        let mut any = false;
+        while let Some(full) = builder.take_full() {
+            self.written.push(self.stripes.write_index_stripe(full).await?);
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Whole blocks, as many stripes as it takes.
+    async fn write(&mut self, blocks: &Bytes) -> Result<(), BucketError> {
+        let stripe_bytes = self.stripes.blocks_max() as usize * BLOCK_BYTES;
         let mut at = 0;
-        while at < finished.rest.len() {
-            let end = (at + stripe_bytes).min(finished.rest.len());
-            self.stripes.push(self.bucket.write_index_stripe(finished.rest.slice(at..end)).await?);
+        while at < blocks.len() {
+            let end = (at + stripe_bytes).min(blocks.len());
+            self.written.push(self.stripes.write_index_stripe(blocks.slice(at..end)).await?);
             at = end;
         }
-        let id = self.bucket.0.next_run.get();
-        self.bucket.0.next_run.set(id + 1);
+        Ok(())
+    }
+
+    /// Writes the rest; the run has the number `id` from now on.
+    pub async fn finish(mut self, mut builder: RunBuilder, id: u64) -> Result<Rc<Run>, BucketError> {
+        self.drain(&mut builder).await?;
+        let finished = builder.finish();
+        self.write(&finished.rest).await?;
         let meta = RunMeta {
             id,
-            stripes: std::mem::take(&mut self.stripes),
+            stripes: std::mem::take(&mut self.written),
             footer_block: finished.footer_block,
             footer_bytes: finished.footer_bytes,
             entries: finished.entries,
@@ -259,11 +226,10 @@ impl<'a> RunWriter<'a> {
     }
 }
 
-impl Drop for RunWriter<'_> {
-    /// Stripes of a run that was never finished are nobody's.
+impl Drop for RunWriter {
     fn drop(&mut self) {
-        let mut zones = self.bucket.0.stripes.zones.borrow_mut();
-        for stripe in &self.stripes {
+        let mut zones = self.stripes.zones.borrow_mut();
+        for stripe in &self.written {
             zones.set_live(stripe.id, 0);
         }
     }

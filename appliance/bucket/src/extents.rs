@@ -21,6 +21,21 @@ pub(crate) fn slabs(object: Object, range: &Range<u64>) -> impl Iterator<Item = 
     (range.start / SLAB_BLOCKS..last).map(move |slab| (object, slab))
 }
 
+/// Of each slab that the ranges touch, the blocks from the first to behind the last touched. What covers them begins in
+/// the slab.
+pub(crate) fn touched(ranges: impl IntoIterator<Item = (Object, Range<u64>)>) -> BTreeMap<Slab, Range<u64>> {
+    let mut touched: BTreeMap<Slab, Range<u64>> = BTreeMap::new();
+    for (object, range) in ranges {
+        for slab in slabs(object, &range) {
+            let start = range.start.max(slab.1 * SLAB_BLOCKS);
+            let end = range.end.min((slab.1 + 1) * SLAB_BLOCKS);
+            let all = touched.entry(slab).or_insert(start..end);
+            *all = all.start.min(start)..all.end.max(end);
+        }
+    }
+    touched
+}
+
 /// The key under which a slab is locked: one that no extent has.
 pub(crate) fn slab_lock((object, slab): Slab) -> Bytes {
     let mut key = key::extent(object, slab * SLAB_BLOCKS).to_vec();

@@ -3,6 +3,7 @@
 use crate::key::Object;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use weft_wire::Seq;
 use weft_wire::limits::BLOCK_BYTES;
 
@@ -14,6 +15,12 @@ pub struct Piece {
     pub blocks: u32,
     /// Where it begins in the record's data.
     pub offset: u32,
+}
+
+impl Piece {
+    pub fn target(&self) -> (Object, Range<u64>) {
+        (self.object, self.first..self.first + u64::from(self.blocks))
+    }
 }
 
 struct Record {
@@ -81,6 +88,10 @@ impl Held {
         (to <= data.len()).then(|| data.slice(from..to))
     }
 
+    pub fn is_live(&self, seq: Seq, block: u32) -> bool {
+        self.records.get(&seq).is_some_and(|record| record.live.get(block as usize) == Some(&true))
+    }
+
     /// The oldest record whose data is still needed: the journal can't be trimmed beyond it.
     pub fn oldest(&self) -> Option<Seq> {
         self.records.first_key_value().map(|(seq, _)| *seq)
@@ -95,18 +106,19 @@ impl Held {
         self.resident_bytes
     }
 
-    /// Live runs in the order of the journal, until there are `blocks_max` blocks.
+    /// Live runs in the order of the journal, until there are `blocks_max` blocks. The last is cut to fit.
     pub fn gather(&self, blocks_max: u32) -> Vec<(Seq, Piece)> {
         let mut found = Vec::new();
         let mut total = 0;
         for (seq, record) in &self.records {
             for piece in &record.pieces {
-                for run in live_runs(record, piece) {
-                    if total + run.blocks > blocks_max {
-                        return found;
-                    }
+                for mut run in live_runs(record, piece) {
+                    run.blocks = run.blocks.min(blocks_max - total);
                     total += run.blocks;
                     found.push((*seq, run));
+                    if total == blocks_max {
+                        return found;
+                    }
                 }
             }
         }
@@ -148,6 +160,7 @@ mod tests {
         let runs: Vec<_> = held.gather(100).into_iter().map(|(_, run)| (run.first, run.blocks, run.offset)).collect();
         assert_eq!(runs, [(10, 2, 0), (13, 1, 3)]);
         assert_eq!(held.oldest(), Some(Seq(5)));
+        assert_eq!(held.gather(1)[0].1.blocks, 1);
         assert_eq!(held.gather(2).len(), 1);
         held.kill(Seq(5), 0, 4);
         assert_eq!((held.oldest(), held.live_blocks(), held.resident_bytes()), (None, 0, 0));

@@ -1,49 +1,20 @@
 //! The index: a memtable over sorted runs, newest first. Lookups ask each until one knows the key.
 
 use crate::BucketError;
+use crate::cache::Cache;
 use crate::memtable::Memtable;
 use crate::run::{Footer, Page, RunMeta};
 use crate::stripes::Stripes;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Pages of runs in memory, the least recently used ones dropped first.
-struct PageCache {
-    pages: BTreeMap<(u64, u32), (Page, u64)>,
-    order: BTreeMap<u64, (u64, u32)>,
-    tick: u64,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl PageCache {
-    fn get(&mut self, key: (u64, u32)) -> Option<Page> {
-        let (page, tick) = self.pages.get_mut(&key)?;
-        self.order.remove(tick);
-        self.tick += 1;
-        *tick = self.tick;
-        self.order.insert(self.tick, key);
-        Some(page.clone())
-    }
-
-    fn insert(&mut self, key: (u64, u32), page: Page) {
-        self.tick += 1;
-        self.bytes += page.bytes();
-        if let Some((old, tick)) = self.pages.insert(key, (page, self.tick)) {
-            self.order.remove(&tick);
-            self.bytes -= old.bytes();
-        }
-        self.order.insert(self.tick, key);
-        while self.bytes > self.bytes_max {
-            let Some((_, key)) = self.order.pop_first() else { break };
-            if let Some((page, _)) = self.pages.remove(&key) {
-                self.bytes -= page.bytes();
-            }
-        }
-    }
-}
+/// A value, or that it was deleted.
+type Found = Option<Bytes>;
+/// Run and number of a page.
+type PageId = (u64, u32);
 
 /// A run with what of it is in memory.
 pub struct Run {
@@ -62,6 +33,10 @@ impl Run {
 
     pub fn blocks(&self) -> u32 {
         self.meta.borrow().blocks
+    }
+
+    pub fn entries(&self) -> u64 {
+        self.meta.borrow().entries
     }
 
     async fn footer(&self, stripes: &Stripes) -> Result<Rc<Footer>, BucketError> {
@@ -87,12 +62,9 @@ pub struct Index {
     memtable: RefCell<Memtable>,
     frozen: RefCell<Option<Rc<Memtable>>>,
     runs: RefCell<Vec<Rc<Run>>>,
-    cache: RefCell<PageCache>,
+    cache: RefCell<Cache<PageId, Page>>,
     pages_read: Cell<u64>,
 }
-
-/// A value, or that it was deleted.
-type Found = Option<Bytes>;
 
 impl Index {
     pub fn new(runs: Vec<Rc<Run>>, cache_bytes_max: usize) -> Self {
@@ -100,13 +72,7 @@ impl Index {
             memtable: RefCell::default(),
             frozen: RefCell::default(),
             runs: RefCell::new(runs),
-            cache: RefCell::new(PageCache {
-                pages: BTreeMap::new(),
-                order: BTreeMap::new(),
-                tick: 0,
-                bytes: 0,
-                bytes_max: cache_bytes_max,
-            }),
+            cache: RefCell::new(Cache::new(cache_bytes_max)),
             pages_read: Cell::new(0),
         }
     }
@@ -119,6 +85,12 @@ impl Index {
         self.memtable.borrow().bytes()
     }
 
+    /// What came in since a memtable was closed would be too much beside it, or by itself.
+    pub fn is_full(&self, bytes_max: usize) -> bool {
+        let bytes = self.memtable_bytes();
+        bytes > 2 * bytes_max || (bytes > bytes_max && self.frozen.borrow().is_some())
+    }
+
     pub fn pages_read(&self) -> u64 {
         self.pages_read.get()
     }
@@ -128,7 +100,7 @@ impl Index {
         let footers: usize =
             self.runs.borrow().iter().map(|run| run.footer.borrow().as_ref().map_or(0, |footer| footer.bytes())).sum();
         let frozen = self.frozen.borrow().as_ref().map_or(0, |frozen| frozen.bytes());
-        self.memtable.borrow().bytes() + frozen + footers + self.cache.borrow().bytes
+        self.memtable.borrow().bytes() + frozen + footers + self.cache.borrow().bytes()
     }
 
     /// The memtable is closed and a new one begun. `None`: one is being written already, or there is nothing.
@@ -152,6 +124,10 @@ impl Index {
         *self.frozen.borrow_mut() = None;
     }
 
+    pub fn runs_len(&self) -> usize {
+        self.runs.borrow().len()
+    }
+
     pub fn runs(&self) -> Vec<Rc<Run>> {
         self.runs.borrow().clone()
     }
@@ -170,8 +146,8 @@ impl Index {
 
     async fn page(&self, run: &Run, footer: &Footer, page: usize, stripes: &Stripes) -> Result<Page, BucketError> {
         let key = (run.id(), page as u32);
-        if let Some(page) = self.cache.borrow_mut().get(key) {
-            return Ok(page);
+        if let Some(page) = self.cache.borrow_mut().get(&key) {
+            return Ok(page.clone());
         }
         let Some(place) = footer.pages.get(page) else {
             return Err(BucketError::Corrupt(format!("run {} has no page {page}", run.id())));
@@ -179,7 +155,7 @@ impl Index {
         let data = stripes.read_run(&run.meta, place.block, place.blocks).await?;
         self.pages_read.set(self.pages_read.get() + 1);
         let page = Page::new(data);
-        self.cache.borrow_mut().insert(key, page.clone());
+        self.cache.borrow_mut().insert(key, page.clone(), page.bytes());
         Ok(page)
     }
 
@@ -205,54 +181,46 @@ impl Index {
         Ok(None)
     }
 
-    /// At least the first `limit` entries with keys in [`from`, `to`), fewer only if there are no more.
+    /// The first `limit` entries with keys in [`from`, `to`), fewer only if there are no more; in front of them, not
+    /// counted, the last one in [`floor`, `from`). All as of the moment of the call.
     pub async fn scan(
         &self,
+        floor: &[u8],
         from: &[u8],
         to: &[u8],
         limit: usize,
         stripes: &Stripes,
     ) -> Result<Vec<(Bytes, Bytes)>, BucketError> {
-        // Everything in memory is gathered at once, up to the key at which there is enough for sure.
-        let mut newest: BTreeMap<Bytes, Found> = BTreeMap::new();
-        let mut end = Bytes::copy_from_slice(to);
         let runs = self.runs();
-        {
+        let mut behind = (floor < from).then(|| Behind::new(floor, from));
+        let memory = {
             let memtable = self.memtable.borrow();
             let frozen = self.frozen.borrow();
-            let mut fresh = memtable.range(from, to).peekable();
-            let mut old = frozen.iter().flat_map(|frozen| frozen.range(from, to)).peekable();
-            let mut live = 0;
-            while live < limit {
-                let take_fresh = match (fresh.peek(), old.peek()) {
-                    (None, None) => break,
-                    (Some(_), None) => true,
-                    (None, Some(_)) => false,
-                    (Some((a, _)), Some((b, _))) => {
-                        if a == b {
-                            old.next();
-                            true
-                        } else {
-                            a < b
-                        }
-                    }
-                };
-                let Some((key, value)) = (if take_fresh { fresh.next() } else { old.next() }) else { break };
-                live += usize::from(value.is_some());
-                newest.insert(key.clone(), value.clone());
-                if live == limit {
-                    let mut after = key.to_vec();
-                    after.push(0);
-                    end = after.into();
+            if let Some(behind) = &mut behind {
+                behind.look(memtable.range(floor, from).rev().map(|(key, value)| (key.clone(), value.clone())));
+                if let Some(frozen) = &*frozen {
+                    behind.look(frozen.range(floor, from).rev().map(|(key, value)| (key.clone(), value.clone())));
                 }
             }
-        }
-        let mut cursors = Vec::new();
-        for run in runs {
-            cursors.push(Cursor::seek(self, run, from, stripes).await?);
-        }
+            gather(&memtable, frozen.as_deref(), from, to, limit)
+        };
         let mut out = Vec::new();
-        let mut memory = newest.into_iter().peekable();
+        if let Some(mut behind) = behind {
+            for run in &runs {
+                behind.look_in(self, run, stripes).await?;
+            }
+            out.extend(behind.last());
+        }
+        let (entries, end) = memory;
+        let mut cursors = Vec::with_capacity(runs.len());
+        for run in runs {
+            let cursor = Cursor::seek(self, run, from, stripes).await?;
+            if cursor.peek().is_some_and(|(key, _)| *key < end) {
+                cursors.push(cursor);
+            }
+        }
+        let limit = limit.saturating_add(out.len());
+        let mut memory = entries.into_iter().peekable();
         while out.len() < limit {
             let mut lowest: Option<Bytes> = memory.peek().map(|(key, _)| key.clone());
             for cursor in &cursors {
@@ -264,21 +232,127 @@ impl Index {
                 }
             }
             let Some(lowest) = lowest else { break };
-            let mut found: Option<Found> = None;
-            if memory.peek().is_some_and(|(key, _)| *key == lowest) {
-                found = memory.next().map(|(_, value)| value);
-            }
+            let mut found = memory.next_if(|(key, _)| *key == lowest).map(|(_, value)| value);
+            let from_memory = found.is_some();
             for cursor in &mut cursors {
                 if cursor.peek().is_some_and(|(key, _)| *key == lowest) {
                     let (_, value) = cursor.take(self, stripes).await?;
-                    found.get_or_insert(value);
+                    // Copied, as the key is below: what is small must not keep its page in memory.
+                    found.get_or_insert_with(|| value.map(|value| Bytes::copy_from_slice(&value)));
                 }
             }
             if let Some(Some(value)) = found {
-                out.push((lowest, value));
+                out.push((if from_memory { lowest } else { Bytes::copy_from_slice(&lowest) }, value));
             }
         }
         Ok(out)
+    }
+}
+
+/// What is in memory of [`from`, `to`), up to the key at which there are `limit` values for sure, and where that ends.
+fn gather(
+    memtable: &Memtable,
+    frozen: Option<&Memtable>,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
+) -> (Vec<(Bytes, Found)>, Bytes) {
+    let mut entries = Vec::new();
+    let mut fresh = memtable.range(from, to).peekable();
+    let mut old = frozen.into_iter().flat_map(|frozen| frozen.range(from, to)).peekable();
+    let mut live = 0;
+    while live < limit {
+        let order = match (fresh.peek(), old.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let next = match order {
+            Ordering::Less => fresh.next(),
+            Ordering::Greater => old.next(),
+            Ordering::Equal => {
+                old.next();
+                fresh.next()
+            }
+        };
+        let Some((key, value)) = next else { break };
+        live += usize::from(value.is_some());
+        entries.push((key.clone(), value.clone()));
+        if live == limit {
+            let mut after = Vec::with_capacity(key.len() + 1);
+            after.extend_from_slice(key);
+            after.push(0);
+            return (entries, after.into());
+        }
+    }
+    (entries, Bytes::copy_from_slice(to))
+}
+
+/// Looks for the last entry below a key: in each source, the newest first, back to the first value that no newer
+/// source has an opinion on. What a later source says below that doesn't matter any more.
+struct Behind<'a> {
+    floor: &'a [u8],
+    below: &'a [u8],
+    /// What newer sources say of keys above `value`.
+    known: BTreeMap<Bytes, Found>,
+    value: Option<(Bytes, Bytes)>,
+}
+
+impl<'a> Behind<'a> {
+    fn new(floor: &'a [u8], below: &'a [u8]) -> Self {
+        Self { floor, below, known: BTreeMap::new(), value: None }
+    }
+
+    /// Takes in one entry of a source, which come in falling order. False: the rest of this source says nothing new.
+    fn see(&mut self, key: Bytes, value: Found) -> bool {
+        if key.as_ref() < self.floor || self.value.as_ref().is_some_and(|(last, _)| key <= last) {
+            return false;
+        }
+        if self.known.contains_key(&key) {
+            return true;
+        }
+        match value {
+            Some(value) => {
+                self.value = Some((key, value));
+                false
+            }
+            None => {
+                self.known.insert(key, None);
+                true
+            }
+        }
+    }
+
+    fn look(&mut self, entries: impl Iterator<Item = (Bytes, Found)>) {
+        for (key, value) in entries {
+            if !self.see(key, value) {
+                break;
+            }
+        }
+    }
+
+    async fn look_in(&mut self, index: &Index, run: &Run, stripes: &Stripes) -> Result<(), BucketError> {
+        let footer = run.footer(stripes).await?;
+        let mut pages = footer.pages_below(self.below);
+        while pages > 0 {
+            pages -= 1;
+            let page = index.page(run, &footer, pages, stripes).await?;
+            let mut at = page.lower_bound(self.below);
+            while at > 0 {
+                at -= 1;
+                let Some((key, value)) = page.entry(at) else { continue };
+                let value = value.map(|value| Bytes::copy_from_slice(&value));
+                if !self.see(Bytes::copy_from_slice(&key), value) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn last(self) -> Option<(Bytes, Bytes)> {
+        self.value
     }
 }
 
@@ -286,39 +360,51 @@ impl Index {
 pub struct Cursor {
     run: Rc<Run>,
     footer: Rc<Footer>,
-    page: usize,
-    entries: std::collections::VecDeque<(Bytes, Found)>,
+    /// The page after the current one.
+    next_page: usize,
+    page: Option<Page>,
+    /// The entry after the current one.
+    next: usize,
+    current: Option<(Bytes, Found)>,
 }
 
 impl Cursor {
     /// Stands at the first entry that isn't below `from`.
     pub async fn seek(index: &Index, run: Rc<Run>, from: &[u8], stripes: &Stripes) -> Result<Self, BucketError> {
         let footer = run.footer(stripes).await?;
-        let page = footer.page_for(from).unwrap_or(0);
-        let mut cursor = Self { run, footer, page, entries: Default::default() };
-        cursor.fill(index, stripes, from).await?;
+        let mut cursor = Self { run, footer, next_page: 0, page: None, next: 0, current: None };
+        if from <= cursor.footer.last_key.as_ref() {
+            cursor.next_page = cursor.footer.page_for(from).unwrap_or(0);
+            let page = index.page(&cursor.run, &cursor.footer, cursor.next_page, stripes).await?;
+            cursor.next = page.lower_bound(from);
+            cursor.page = Some(page);
+            cursor.next_page += 1;
+            cursor.step(index, stripes).await?;
+        }
         Ok(cursor)
     }
 
-    async fn fill(&mut self, index: &Index, stripes: &Stripes, from: &[u8]) -> Result<(), BucketError> {
-        while self.entries.is_empty() && self.page < self.footer.pages.len() {
-            let page = index.page(&self.run, &self.footer, self.page, stripes).await?;
-            self.page += 1;
-            self.entries.extend(page.entries().filter(|(key, _)| key.as_ref() >= from));
+    async fn step(&mut self, index: &Index, stripes: &Stripes) -> Result<(), BucketError> {
+        loop {
+            self.current = self.page.as_ref().and_then(|page| page.entry(self.next));
+            self.next += 1;
+            if self.current.is_some() || self.next_page >= self.footer.pages.len() {
+                return Ok(());
+            }
+            self.page = Some(index.page(&self.run, &self.footer, self.next_page, stripes).await?);
+            self.next_page += 1;
+            self.next = 0;
         }
-        Ok(())
     }
 
     pub fn peek(&self) -> Option<&(Bytes, Found)> {
-        self.entries.front()
+        self.current.as_ref()
     }
 
-    /// The entry that [`Cursor::peek`] showed.
+    /// The entry that [`Cursor::peek`] showed: slices of its page.
     pub async fn take(&mut self, index: &Index, stripes: &Stripes) -> Result<(Bytes, Found), BucketError> {
-        let entry = self.entries.pop_front().ok_or_else(|| BucketError::Corrupt("a cursor at its end".into()))?;
-        if self.entries.is_empty() {
-            self.fill(index, stripes, &[]).await?;
-        }
-        Ok((Bytes::copy_from_slice(&entry.0), entry.1.map(|value| Bytes::copy_from_slice(&value))))
+        let entry = self.current.take().ok_or_else(|| BucketError::Corrupt("a cursor at its end".into()))?;
+        self.step(index, stripes).await?;
+        Ok(entry)
     }
 }

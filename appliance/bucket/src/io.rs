@@ -36,9 +36,20 @@ pub enum DriveCallError {
 
 impl DriveCalls {
     pub async fn call(&self, drive: DriveId, op: DriveOp, body: Bytes) -> Result<(DriveReply, Bytes), DriveCallError> {
+        self.call_within(drive, op, body, DRIVE_CALL_MAX).await
+    }
+
+    /// [`Self::call`] that gives up earlier.
+    pub async fn call_within(
+        &self,
+        drive: DriveId,
+        op: DriveOp,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<(DriveReply, Bytes), DriveCallError> {
         let core = (self.find)(drive).ok_or(DriveCallError::Unknown(drive))?;
         let request = DriveRequest { cluster: self.cluster, drive, bucket: self.bucket, op };
-        let answer = self.network.call(core, Service::Drive, encode(&request), body, DRIVE_CALL_MAX).await;
+        let answer = self.network.call(core, Service::Drive, encode(&request), body, timeout).await;
         let response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(DriveCallError::Unreachable(drive, error)),

@@ -88,6 +88,13 @@ pub fn stripe(id: StripeId) -> Bytes {
     KeyBuilder::new(FsId(0), Tag::Stripe).u64(id.0).build()
 }
 
+/// The stripe whose record is under `key`.
+pub fn stripe_of(key: &[u8]) -> Option<StripeId> {
+    let number: [u8; 8] = key.get(PREFIX_BYTES..)?.try_into().ok()?;
+    (key.get(..4) == Some(&[0; 4]) && key.get(PREFIX_BYTES - 1) == Some(&(Tag::Stripe as u8)))
+        .then(|| StripeId(u64::from_be_bytes(number)))
+}
+
 /// The first key after all that begin with `prefix`; `None` if there is none.
 pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
@@ -106,6 +113,8 @@ mod tests {
         assert!(extent(object, 255) < extent(object, 256));
         assert!(extent(object, u64::MAX) < extent(Object { inode: InodeId(10), ..object }, 0));
         assert_eq!(extent_block(&extent(object, 1 << 40)), Some(1 << 40));
+        assert_eq!(stripe_of(&stripe(StripeId(77))), Some(StripeId(77)));
+        assert_eq!(stripe_of(&extent(object, 77)), None);
     }
 
     #[test]

@@ -5,13 +5,17 @@
 //! - a commit is one journal record of effects ([`Batch`]); it is applied to memory at once, in order, and answered
 //!   when it stands on P+1 drives ([`Bucket::settled`]);
 //! - `destage` gathers small writes from the journal into stripes, `checkpoint` writes the index as sorted runs and
-//!   puts a root into the journal, `cleaner` empties zone sets: one planner (`planner`) decides which, one at a time.
+//!   puts a root into the journal, `cleaner` empties zone sets: one planner (`planner`) decides which, one at a time;
+//! - `scrub` looks for damage, `check` for contradictions.
 #![forbid(unsafe_code)]
 
 mod batch;
 mod bucket;
+mod cache;
+mod check;
 mod checkpoint;
 mod cleaner;
+mod commit;
 mod destage;
 mod extent;
 mod extents;
@@ -21,10 +25,12 @@ mod io;
 pub mod key;
 mod lock;
 mod memtable;
+mod merge;
 mod planner;
 mod read;
 mod recover;
 mod run;
+mod scrub;
 mod stripe;
 mod stripes;
 mod tunables;
@@ -32,10 +38,12 @@ mod zones;
 
 pub use batch::Batch;
 pub use bucket::{Bucket, BucketParams, Space, Stats};
+pub use check::Checked;
 pub use io::{DriveCallError, DriveCalls, FindDrive};
 pub use key::{KeyBuilder, Object, Tag};
 pub use lock::{LockGuard, Mode};
 pub use read::ReadExtent;
+pub use scrub::Scrubbed;
 pub use stripe::Staged;
 pub use tunables::Tunables;
 pub use zones::Kind;

@@ -29,7 +29,7 @@ impl Memtable {
         self.entries.get(key).cloned()
     }
 
-    pub fn range(&self, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+    pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = (&Bytes, &Option<Bytes>)> {
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = if from < to {
             (Bound::Included(from), Bound::Excluded(to))
         } else {
@@ -45,6 +45,10 @@ impl Memtable {
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// What it takes of the memory budget, about.

@@ -1,48 +1,83 @@
 //! One planner for each bucket decides what happens to its stripes, one step at a time: two actors on one stripe would
 //! be where data is lost.
+//!
+//! A step that fails is left alone for a while, and the others go on: a stripe that can't be repaired now must not stop
+//! the checkpoint that gives the journal room.
 
 use crate::BucketError;
-use crate::batch::{Batch, ZoneSetChange};
-use crate::bucket::Bucket;
+use crate::batch::ZoneSetChange;
+use crate::bucket::{Bucket, add};
+use crate::extents::Worked;
+use crate::stripes::Purse;
+use weft_reactor::Instant;
 
-/// What the planner found to do.
+/// What the planner found to do, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Free,
     Checkpoint,
     Destage,
     Repair,
+    Merge,
     Clean,
+    /// Tell drives that were away which zones are free.
+    FreeAgain,
 }
 
+const STEPS: [Step; 7] =
+    [Step::Free, Step::Checkpoint, Step::Destage, Step::Repair, Step::Merge, Step::Clean, Step::FreeAgain];
+
+/// When each kind of step may be tried again after it failed.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses([Option<Instant>; STEPS.len()]);
+
 impl Bucket {
-    /// The most urgent step, if there is one. Pure look.
-    fn next_step(&self) -> Option<Step> {
+    /// Whether there is anything to do of this kind. Asked with each commit: looks at counters alone.
+    fn wants(&self, step: Step) -> bool {
         let tunables = &self.0.tunables;
-        let room = self.0.log.room();
-        let journal_full = room.bytes_used * 256 >= room.bytes_quota * tunables.checkpoint_share;
-        let zones = self.0.stripes.zones.borrow();
-        let short = zones.sets_len() + 2 > tunables.zone_sets_max.saturating_sub(tunables.zone_sets_reserved);
-        let held = self.0.held.borrow();
-        let destage = held.live_blocks() >= u64::from(self.0.stripes.blocks_max())
-            || held.resident_bytes() * 2 > tunables.held_bytes_max;
-        if zones.has_freeable() {
-            Some(Step::Free)
-        } else if journal_full || self.0.index.memtable_bytes() >= tunables.memtable_bytes_max {
-            Some(Step::Checkpoint)
-        } else if destage {
-            Some(Step::Destage)
-        } else if !self.0.stripes.damaged.borrow().is_empty() {
-            Some(Step::Repair)
-        } else if short && zones.emptiest(u32::from(self.0.protection.data), tunables.clean_share_max).is_some() {
-            Some(Step::Clean)
-        } else {
-            None
+        match step {
+            Step::Free => self.0.stripes.zones.borrow().has_freeable(),
+            Step::Checkpoint => {
+                let room = self.0.log.room();
+                room.bytes_used * 256 >= room.bytes_quota * tunables.checkpoint_share
+                    || self.0.index.memtable_bytes() >= tunables.memtable_bytes_max
+                    || self.wants_root()
+            }
+            Step::Destage => {
+                let held = self.0.held.borrow();
+                held.live_blocks() >= u64::from(self.0.stripes.blocks_max())
+                    || held.resident_bytes() * 2 > tunables.held_bytes_max
+            }
+            Step::Repair => !self.0.stripes.damaged.borrow().is_empty(),
+            Step::Merge => self.wants_merge(),
+            Step::Clean => self.set_to_clean().is_some(),
+            Step::FreeAgain => self.0.stripes.unfreed_len() > 0,
         }
     }
 
-    pub(crate) fn wants_work(&self) -> bool {
-        self.next_step().is_some()
+    /// Whether what merging and cleaning left behind is needed now: only a new root lets it go.
+    fn wants_root(&self) -> bool {
+        let zones = self.0.stripes.zones.borrow();
+        !zones.retired().is_empty() && zones.sets_len() + 1 >= self.0.stripes.limits.user()
+    }
+
+    /// The most urgent step that isn't paused.
+    fn next_step(&self) -> Option<Step> {
+        let pauses = self.0.pauses.borrow();
+        let now = self.0.handle.now();
+        let ready = |step: &Step| pauses.0[*step as usize].is_none_or(|until| until <= now);
+        STEPS.into_iter().find(|step| ready(step) && self.wants(*step))
+    }
+
+    /// Nothing to do, paused steps included: waiting for the planner would be in vain.
+    pub(crate) fn is_idle(&self) -> bool {
+        !STEPS.into_iter().any(|step| self.wants(step))
+    }
+
+    /// When a paused step may be tried again.
+    fn pause_ends(&self) -> Option<Instant> {
+        let pauses = self.0.pauses.borrow();
+        STEPS.into_iter().filter(|step| self.wants(*step)).filter_map(|step| pauses.0[step as usize]).min()
     }
 
     async fn take(&self, step: Step) -> Result<(), BucketError> {
@@ -51,7 +86,13 @@ impl Bucket {
             Step::Checkpoint => self.checkpoint().await,
             Step::Destage => self.destage_once().await.map(drop),
             Step::Repair => self.repair_damaged().await,
+            Step::Merge => self.merge_once().await,
             Step::Clean => self.clean_once().await,
+            Step::FreeAgain => {
+                self.0.stripes.free_again().await;
+                let left = self.0.stripes.unfreed_len();
+                if left > 0 { Err(BucketError::NotReady(format!("{left} zones are not freed yet"))) } else { Ok(()) }
+            }
         }
     }
 
@@ -59,13 +100,26 @@ impl Bucket {
     pub async fn finish(&self) -> Result<(), BucketError> {
         self.0.finishing.set(true);
         self.0.stripes.work.notify_one();
-        self.0.planner_done.notified().await;
+        while self.0.planning.get() {
+            self.0.planner_done.notified().await;
+        }
         let done = match self.failed() {
-            None => self.checkpoint().await,
+            None => {
+                // A second call waits here for the first.
+                self.0.planning.set(true);
+                let done = self.checkpoint().await;
+                self.stop_planning();
+                done
+            }
             Some(error) => Err(error),
         };
         self.close();
         done
+    }
+
+    fn stop_planning(&self) {
+        self.0.planning.set(false);
+        self.0.planner_done.notify_all();
     }
 
     /// Runs until the bucket is closed or taken over.
@@ -73,46 +127,63 @@ impl Bucket {
         while self.failed().is_none() && !self.0.finishing.get() {
             let Some(step) = self.next_step() else {
                 self.0.progress.notify_all();
-                self.0.stripes.work.notified().await;
+                let work = self.0.stripes.work.notified();
+                match self.pause_ends() {
+                    Some(until) => drop(self.0.handle.timeout_at(until, work).await),
+                    None => work.await,
+                }
                 continue;
             };
-            let done = self.take(step).await;
-            match done {
+            match self.take(step).await {
                 Ok(()) => {
-                    *self.0.trouble.borrow_mut() = None;
+                    self.0.pauses.borrow_mut().0[step as usize] = None;
+                    if self.0.pauses.borrow().0.iter().all(Option::is_none) {
+                        *self.0.trouble.borrow_mut() = None;
+                    }
                     self.0.progress.notify_all();
-                    self.0.handle.yield_now().await;
                 }
                 Err(BucketError::Deposed(_) | BucketError::Stopped) => break,
                 Err(error) => {
                     tracing::warn!(bucket = %self.0.id, ?step, %error, "background work waits");
                     *self.0.trouble.borrow_mut() = Some(format!("{step:?}: {error}"));
-                    self.0.progress.notify_all();
-                    self.0.handle.sleep(self.0.tunables.planner_pause).await;
+                    let until = self.0.handle.now() + self.0.tunables.planner_pause;
+                    self.0.pauses.borrow_mut().0[step as usize] = Some(until);
                 }
             }
+            self.0.handle.yield_now().await;
         }
+        let unfinished = self.0.merging.borrow_mut().take();
+        drop(unfinished);
         self.0.progress.notify_all();
-        self.0.planner_done.notify_one();
+        self.stop_planning();
     }
 
-    /// Frees zone sets that hold nothing any more: first the record, then the drives.
+    /// Frees zone sets that hold nothing any more: first the records, then the drives.
     async fn free_sets(&self) -> Result<(), BucketError> {
-        let sets = self.0.stripes.zones.borrow_mut().take_freeable();
-        for (at, id) in sets.iter().enumerate() {
+        let ids = self.0.stripes.zones.borrow_mut().take_freeable();
+        let mut members = Vec::new();
+        let mut last = None;
+        for (at, id) in ids.iter().enumerate() {
             let Some(set) = self.0.stripes.zones.borrow().set(*id).cloned() else { continue };
-            let freed = match self.commit_unadmitted(&Batch::new(), &[ZoneSetChange::Free(*id)]).await {
-                Ok(seq) => self.settled(seq).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = freed {
-                let mut zones = self.0.stripes.zones.borrow_mut();
-                sets[at..].iter().for_each(|id| zones.keep(*id));
-                return Err(error);
+            let change = vec![ZoneSetChange::Free(*id)];
+            match self.commit_now(&[], &[], &Worked::default(), change, Purse::Planner) {
+                Ok(seq) => last = Some(seq),
+                Err(error) => {
+                    let mut zones = self.0.stripes.zones.borrow_mut();
+                    ids[at..].iter().for_each(|id| zones.keep(*id));
+                    drop(zones);
+                    if last.is_none() {
+                        return Err(error.into());
+                    }
+                    break;
+                }
             }
-            self.0.stripes.free_members(&set.members).await;
-            let counter = &self.0.counters.freed_sets;
-            counter.set(counter.get() + 1);
+            members.extend(set.members);
+            add(&self.0.counters.freed_sets, 1);
+        }
+        if let Some(seq) = last {
+            self.settled(seq).await?;
+            self.0.stripes.free_members(&members).await;
         }
         Ok(())
     }

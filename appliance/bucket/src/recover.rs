@@ -3,22 +3,28 @@
 use crate::BucketError;
 use crate::batch::BatchRecord;
 use crate::bucket::{Bucket, BucketParams, Inner};
+use crate::cache::Cache;
 use crate::checkpoint::{Manifest, RootBody};
 use crate::extent::Location;
 use crate::index::{Index, Run};
 use crate::io::DriveCalls;
-use crate::stripes::{Stripes, concat};
-use crate::zones::{Kind, StripeEntry, ZoneTable};
+use crate::stripes::{SetLimits, Stripes, concat};
+use crate::zones::{Member, ZoneTable};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 use weft_journal::{Log, LogParams};
 use weft_reactor::Handle;
 use weft_transport::rpc::Network;
 use weft_wire::drive::{DriveOp, DriveReply};
 use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::{DriveId, Seq};
+
+/// Pauses between questions to drives that did not answer what they hold.
+const UNKNOWN_PAUSE_MIN: Duration = Duration::from_secs(1);
+const UNKNOWN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Bucket {
     /// Begins the epoch and finds everything again. When it returns, the epoch start stands on P+1 and the bucket serves.
@@ -50,25 +56,23 @@ impl Bucket {
         })?;
         let calls = DriveCalls { network, cluster: params.cluster, bucket: params.id, find: Rc::clone(&params.find) };
         let members = Rc::new(RefCell::new(params.members.clone()));
+        let limits = SetLimits { max: params.tunables.zone_sets_max, reserved: params.tunables.zone_sets_reserved };
+        let members_of_new_sets = Rc::clone(&members);
         let stripes =
-            Rc::new(Stripes::new(handle.clone(), calls, params.protection, params.epoch, Rc::clone(&members))?);
+            Rc::new(Stripes::new(handle.clone(), calls, params.protection, params.epoch, members_of_new_sets, limits)?);
         let (manifest, root) = match recovered.root {
             Some((_, root)) => read_manifest(&stripes, &root.body).await?,
             None => (Manifest::default(), None),
         };
-        let mut zones = ZoneTable::from_image(manifest.zones);
+        let mut zones = ZoneTable::from_image(params.protection.data, manifest.zones);
         let mut manifest_stripes = Vec::new();
         for (stripe, set) in root.into_iter().flat_map(|root| root.stripes) {
-            zones.add_set(set, false);
-            let entry = StripeEntry {
-                zone_set: stripe.zone_set,
-                row: stripe.row,
-                rows: stripe.rows,
-                kind: Kind::Index,
-                live: stripe.data_blocks,
-            };
-            zones.add_stripe(stripe.id, entry);
+            zones.add_set(set);
+            zones.add_stripe(stripe.id, stripe.entry());
             manifest_stripes.push(stripe);
+        }
+        for stripe in manifest.runs.iter().flat_map(|run| &run.stripes) {
+            zones.add_stripe(stripe.id, stripe.entry());
         }
         *stripes.zones.borrow_mut() = zones;
         let runs = manifest.runs.into_iter().map(|meta| Run::new(meta, None)).collect();
@@ -87,35 +91,33 @@ impl Bucket {
             next_serial: Cell::new(manifest.next_serial.max(1)),
             next_run: Cell::new(manifest.next_run),
             manifest: RefCell::new(manifest_stripes),
-            retired: RefCell::default(),
+            merging: RefCell::default(),
+            cleaning: Cell::default(),
             frozen_at: Cell::new(Seq(0)),
             progress: Default::default(),
-            views: RefCell::default(),
+            views: RefCell::new(Cache::new(params.tunables.views_bytes_max)),
             members,
             counters: Default::default(),
             closed: Cell::new(false),
             finishing: Cell::new(false),
+            planning: Cell::new(true),
             planner_done: Default::default(),
+            pauses: RefCell::default(),
             trouble: RefCell::new(None),
         }));
         for record in recovered.records {
             let (batch, data) = BatchRecord::decode(&record.payload)
                 .ok_or_else(|| BucketError::Corrupt(format!("record {} of {}", record.header.seq, params.id)))?;
-            bucket.apply(record.header.seq, &batch, vec![data]);
+            bucket.apply(record.header.seq, batch, vec![data]);
         }
         bucket.find_live_held().await?;
         let weak = Rc::downgrade(&bucket.0);
-        bucket.0.stripes.set_recorder(Box::new(move |set| {
-            let bucket = weak.upgrade().map(Bucket);
-            Box::pin(async move {
-                match bucket {
-                    Some(bucket) => bucket.record_zone_set(set).await,
-                    None => Err(BucketError::Stopped),
-                }
-            })
+        bucket.0.stripes.set_recorder(Box::new(move |set| match weak.upgrade().map(Bucket) {
+            Some(bucket) => Box::pin(bucket.record_zone_set(set)),
+            None => Box::pin(std::future::ready(Err(BucketError::Stopped))),
         }));
         handle.spawn("bucket planner", bucket.clone().plan()).detach();
-        handle.spawn("zones nobody names", bucket.clone().free_unknown_zones()).detach();
+        handle.spawn("zones nobody names", free_unknown_zones(Rc::downgrade(&bucket.0))).detach();
         Ok(bucket)
     }
 
@@ -143,37 +145,58 @@ impl Bucket {
         Ok(())
     }
 
-    /// Frees zones that an earlier epoch opened and no record names. Only now that the epoch start stands.
-    async fn free_unknown_zones(self) {
-        let mut drives: BTreeSet<DriveId> = self.0.members.borrow().iter().copied().collect();
-        drives
-            .extend(self.0.stripes.zones.borrow().sets().flat_map(|set| set.members.iter().map(|member| member.drive)));
-        for drive in drives {
-            let answer = self.0.stripes.calls.call(drive, DriveOp::ListZones, Bytes::new()).await;
-            let Ok((DriveReply::Zones(found), _)) = answer else { continue };
-            let named: BTreeSet<_> = self
-                .0
-                .stripes
-                .zones
-                .borrow()
-                .sets()
-                .flat_map(|set| set.members.iter().map(|member| (member.drive, member.zone, member.generation)))
-                .collect();
-            let unknown: Vec<_> = found
-                .into_iter()
-                .filter(|zone| zone.epoch < self.0.epoch && !named.contains(&(drive, zone.zone, zone.generation)))
-                .map(|zone| crate::zones::Member { drive, zone: zone.zone, generation: zone.generation })
-                .collect();
-            if !unknown.is_empty() {
-                // A set that the planner just freed is missing here before the record that says so stands: another
-                // leader could still need it.
-                if self.settled(self.0.log.last()).await.is_err() {
-                    return;
-                }
-                tracing::debug!(bucket = %self.0.id, %drive, zones = unknown.len(), "freeing zones that no record names");
-                self.0.stripes.free_members(&unknown).await;
+    /// Frees zones of a drive that an earlier epoch opened and no record names. False: the drive doesn't answer.
+    async fn free_unknown_zones_of(&self, drive: DriveId) -> bool {
+        let answer = self.0.stripes.calls.call(drive, DriveOp::ListZones, Bytes::new()).await;
+        let Ok((DriveReply::Zones(found), _)) = answer else { return false };
+        let named: BTreeSet<_> = self
+            .0
+            .stripes
+            .zones
+            .borrow()
+            .sets()
+            .flat_map(|set| set.members.iter().map(|member| (member.drive, member.zone, member.generation)))
+            .collect();
+        let unknown: Vec<_> = found
+            .into_iter()
+            .filter(|zone| zone.epoch < self.0.epoch && !named.contains(&(drive, zone.zone, zone.generation)))
+            .map(|zone| Member { drive, zone: zone.zone, generation: zone.generation })
+            .collect();
+        if !unknown.is_empty() {
+            // A set that the planner just freed is missing here before the record that says so stands: another leader
+            // could still need it.
+            if self.settled(self.0.log.last()).await.is_err() {
+                return false;
+            }
+            tracing::debug!(bucket = %self.0.id, %drive, zones = unknown.len(), "freeing zones that no record names");
+            self.0.stripes.free_members(&unknown).await;
+        }
+        true
+    }
+}
+
+/// Asks each drive for zones that nobody names, until all have answered. Only now that the epoch start stands.
+async fn free_unknown_zones(bucket: Weak<Inner>) {
+    let mut pause = UNKNOWN_PAUSE_MIN;
+    let mut drives: BTreeSet<DriveId> = BTreeSet::new();
+    if let Some(bucket) = bucket.upgrade().map(Bucket) {
+        drives.extend(bucket.0.members.borrow().iter());
+        let zones = bucket.0.stripes.zones.borrow();
+        drives.extend(zones.sets().flat_map(|set| set.members.iter().map(|member| member.drive)));
+    }
+    while !drives.is_empty() {
+        for drive in drives.clone() {
+            let Some(bucket) = bucket.upgrade().map(Bucket).filter(|bucket| bucket.failed().is_none()) else { return };
+            if bucket.free_unknown_zones_of(drive).await {
+                drives.remove(&drive);
             }
         }
+        if drives.is_empty() {
+            return;
+        }
+        let Some(handle) = bucket.upgrade().map(|bucket| bucket.handle.clone()) else { return };
+        handle.sleep(pause).await;
+        pause = (pause * 2).min(UNKNOWN_PAUSE_MAX);
     }
 }
 
@@ -181,7 +204,7 @@ async fn read_manifest(stripes: &Stripes, body: &[u8]) -> Result<(Manifest, Opti
     let root: RootBody =
         weft_wire::decode(body).map_err(|_| BucketError::Corrupt("the body of a root record".into()))?;
     for (_, set) in &root.stripes {
-        stripes.zones.borrow_mut().add_set(set.clone(), false);
+        stripes.zones.borrow_mut().add_set(set.clone());
     }
     let mut parts = Vec::with_capacity(root.stripes.len());
     for (stripe, _) in &root.stripes {

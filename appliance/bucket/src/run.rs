@@ -3,6 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::{StripeId, ZoneSetId};
 
@@ -60,6 +61,11 @@ impl Footer {
         after.checked_sub(1)
     }
 
+    /// How many pages, from the first, may hold keys below `key`.
+    pub fn pages_below(&self, key: &[u8]) -> usize {
+        self.pages.partition_point(|page| page.first_key.as_ref() < key)
+    }
+
     /// False: the run surely lacks the key.
     pub fn may_hold(&self, key: &[u8]) -> bool {
         let bits = self.bloom.len() as u64 * 8;
@@ -88,48 +94,74 @@ fn bloom_bits(hash: u64, bits: u64) -> impl Iterator<Item = u64> {
     (0..u64::from(BLOOM_HASHES)).map(move |i| hash.wrapping_add(i.wrapping_mul(step)) % bits)
 }
 
-/// Entries of one page.
+/// Entries of one page: one after another, then padding, at the end where each begins and how many there are.
 #[derive(Clone)]
-pub struct Page(Bytes);
+pub struct Page {
+    bytes: Bytes,
+    entries: usize,
+}
+
+/// Each entry costs so much at the page's end, and the number of entries as much again.
+const OFFSET_BYTES: usize = 2;
 
 impl Page {
     pub fn new(bytes: Bytes) -> Self {
-        Self(bytes)
+        let entries = usize::from(u16_at(&bytes, bytes.len().saturating_sub(OFFSET_BYTES)).unwrap_or(0));
+        // A page that contradicts itself has no entries.
+        let entries = if (entries + 1) * OFFSET_BYTES <= bytes.len() { entries } else { 0 };
+        Self { bytes, entries }
     }
 
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
-    /// Keys and values in order; stops at the padding.
-    pub fn entries(&self) -> impl Iterator<Item = (Bytes, Option<Bytes>)> + '_ {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let head = self.0.get(at..at + ENTRY_HEAD_BYTES)?;
-            let key_len = usize::from(u16::from_le_bytes([head[0], head[1]]));
-            let value_len = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
-            if key_len == 0 {
-                return None;
-            }
-            let key_end = at + ENTRY_HEAD_BYTES + key_len;
-            let value_end = key_end + if value_len == DELETED { 0 } else { value_len as usize };
-            if value_end > self.0.len() {
-                return None;
-            }
-            let key = self.0.slice(at + ENTRY_HEAD_BYTES..key_end);
-            let value = (value_len != DELETED).then(|| self.0.slice(key_end..value_end));
-            at = value_end;
-            Some((key, value))
-        })
+    fn place(&self, at: usize) -> Option<(Range<usize>, Option<Range<usize>>)> {
+        if at >= self.entries {
+            return None;
+        }
+        let table = self.bytes.len() - (self.entries + 1) * OFFSET_BYTES;
+        let start = usize::from(u16_at(&self.bytes, table + at * OFFSET_BYTES)?);
+        let head = self.bytes.get(start..start + ENTRY_HEAD_BYTES)?;
+        let key_len = usize::from(u16::from_le_bytes([head[0], head[1]]));
+        let value_len = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
+        let key_start = start + ENTRY_HEAD_BYTES;
+        let key_end = key_start + key_len;
+        let deleted = value_len == DELETED;
+        let value_end = key_end + if deleted { 0 } else { value_len as usize };
+        (value_end <= table).then(|| (key_start..key_end, (!deleted).then_some(key_end..value_end)))
+    }
+
+    /// Key and value number `at`, as slices of the page.
+    pub fn entry(&self, at: usize) -> Option<(Bytes, Option<Bytes>)> {
+        let (key, value) = self.place(at)?;
+        Some((self.bytes.slice(key), value.map(|value| self.bytes.slice(value))))
+    }
+
+    fn key(&self, at: usize) -> Option<&[u8]> {
+        self.bytes.get(self.place(at)?.0)
+    }
+
+    /// The number of the first entry whose key isn't below `key`.
+    pub fn lower_bound(&self, key: &[u8]) -> usize {
+        let (mut low, mut high) = (0, self.entries);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.key(middle).is_some_and(|found| found < key) { low = middle + 1 } else { high = middle }
+        }
+        low
     }
 
     pub fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        let (found, value) = self.place(self.lower_bound(key))?;
         // Values are copied out: a small value must not keep its page in memory.
-        self.entries()
-            .find(|(found, _)| found.as_ref() >= key)
-            .filter(|(found, _)| found.as_ref() == key)
-            .map(|(_, value)| value.map(|value| Bytes::copy_from_slice(&value)))
+        (self.bytes.get(found)? == key)
+            .then(|| value.and_then(|value| self.bytes.get(value)).map(Bytes::copy_from_slice))
     }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// Builds a run. Sans-IO: full stripes come out of [`RunBuilder::take_full`].
@@ -137,10 +169,12 @@ pub struct RunBuilder {
     stripe_bytes: usize,
     out: BytesMut,
     page: BytesMut,
+    /// Where the page's entries begin.
+    offsets: Vec<u16>,
     page_first: Bytes,
     last_key: Bytes,
     pages: Vec<PagePlace>,
-    hashes: Vec<u64>,
+    bloom: Vec<u8>,
     blocks: u32,
     entries: u64,
 }
@@ -157,15 +191,18 @@ pub struct FinishedRun {
 }
 
 impl RunBuilder {
-    pub fn new(stripe_blocks: u32) -> Self {
+    /// For up to `entries_max` entries; the filter is made for so many.
+    pub fn new(stripe_blocks: u32, entries_max: usize) -> Self {
+        let bits = (entries_max * BLOOM_BITS_PER_KEY).next_multiple_of(8).max(64);
         Self {
             stripe_bytes: stripe_blocks as usize * BLOCK_BYTES,
             out: BytesMut::new(),
             page: BytesMut::new(),
+            offsets: Vec::new(),
             page_first: Bytes::new(),
             last_key: Bytes::new(),
             pages: Vec::new(),
-            hashes: Vec::new(),
+            bloom: vec![0; bits / 8],
             blocks: 0,
             entries: 0,
         }
@@ -176,26 +213,35 @@ impl RunBuilder {
         assert!(!key.is_empty() && key.len() <= usize::from(u16::MAX), "a key of {} bytes", key.len());
         debug_assert!(*key > self.last_key, "keys rise");
         let entry_bytes = ENTRY_HEAD_BYTES + key.len() + value.map_or(0, Bytes::len);
-        if !self.page.is_empty() && self.page.len() + entry_bytes > PAGE_BYTES {
+        let table_bytes = (self.offsets.len() + 2) * OFFSET_BYTES;
+        if !self.page.is_empty() && self.page.len() + entry_bytes + table_bytes > PAGE_BYTES {
             self.end_page();
         }
         if self.page.is_empty() {
             self.page_first = key.clone();
         }
+        // An entry never begins beyond a page's normal size.
+        self.offsets.push(self.page.len() as u16);
         self.page.put_u16_le(key.len() as u16);
         self.page.put_u32_le(value.map_or(DELETED, |value| value.len() as u32));
         self.page.put_slice(key);
         if let Some(value) = value {
             self.page.put_slice(value);
         }
-        self.hashes.push(key_hash(key));
+        for bit in bloom_bits(key_hash(key), self.bloom.len() as u64 * 8) {
+            self.bloom[(bit / 8) as usize] |= 1 << (bit % 8);
+        }
         self.last_key = key.clone();
         self.entries += 1;
     }
 
     fn end_page(&mut self) {
-        let blocks = self.page.len().div_ceil(BLOCK_BYTES);
-        self.page.resize(blocks * BLOCK_BYTES, 0);
+        let table_bytes = (self.offsets.len() + 1) * OFFSET_BYTES;
+        let blocks = (self.page.len() + table_bytes).div_ceil(BLOCK_BYTES);
+        self.page.resize(blocks * BLOCK_BYTES - table_bytes, 0);
+        self.offsets.iter().for_each(|offset| self.page.put_u16_le(*offset));
+        self.page.put_u16_le(self.offsets.len() as u16);
+        self.offsets.clear();
         // Keys come from pages or the memtable; a copy keeps neither alive.
         let first_key = Bytes::copy_from_slice(&self.page_first);
         self.pages.push(PagePlace { first_key, block: self.blocks, blocks: blocks as u32 });
@@ -213,14 +259,7 @@ impl RunBuilder {
         if !self.page.is_empty() {
             self.end_page();
         }
-        let bits = (self.hashes.len() * BLOOM_BITS_PER_KEY).next_multiple_of(8).max(64) as u64;
-        let mut bloom = vec![0u8; (bits / 8) as usize];
-        for hash in &self.hashes {
-            for bit in bloom_bits(*hash, bits) {
-                bloom[(bit / 8) as usize] |= 1 << (bit % 8);
-            }
-        }
-        let footer = Footer { pages: self.pages, last_key: Bytes::copy_from_slice(&self.last_key), bloom };
+        let footer = Footer { pages: self.pages, last_key: Bytes::copy_from_slice(&self.last_key), bloom: self.bloom };
         let encoded = weft_wire::encode(&footer);
         let footer_block = self.blocks;
         self.out.put_slice(&encoded);
@@ -244,7 +283,7 @@ mod tests {
 
     #[test]
     fn entries_come_back_by_page() {
-        let mut builder = RunBuilder::new(256);
+        let mut builder = RunBuilder::new(256, 5000);
         let entry = |i: u32| (Bytes::from(format!("key{i:06}")), Bytes::from(vec![i as u8; (i % 300) as usize]));
         for i in 0..5000 {
             let (key, value) = entry(i);
@@ -271,6 +310,8 @@ mod tests {
             let from = place.block as usize * BLOCK_BYTES;
             let page = Page::new(stream.slice(from..from + place.blocks as usize * BLOCK_BYTES));
             assert_eq!(page.get(&key), Some((i % 7 != 0).then_some(value)));
+            assert_eq!(page.get(format!("key{i:06}+").as_bytes()), None);
+            assert_eq!(page.entry(page.lower_bound(&key)).expect("entry").0, key);
             false_positives += u32::from(footer.may_hold(format!("other{i}").as_bytes()));
         }
         assert!(false_positives < 250, "{false_positives} of 5000");
@@ -278,10 +319,34 @@ mod tests {
     }
 
     #[test]
-    fn damaged_pages_end_early() {
+    fn an_entry_larger_than_a_page_has_one_of_its_own() {
+        let mut builder = RunBuilder::new(256, 3);
+        let (a, b, c) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"), Bytes::from_static(b"c"));
+        let large = Bytes::from(vec![7; 3 * PAGE_BYTES]);
+        builder.push(&a, Some(&a));
+        builder.push(&b, Some(&large));
+        builder.push(&c, None);
+        let finished = builder.finish();
+        assert_eq!(finished.footer.pages.len(), 3);
+        let place = &finished.footer.pages[finished.footer.page_for(&b).expect("page")];
+        let from = place.block as usize * BLOCK_BYTES;
+        let page = Page::new(finished.rest.slice(from..from + place.blocks as usize * BLOCK_BYTES));
+        assert_eq!(page.get(&b), Some(Some(large)));
+        assert_eq!(finished.footer.pages_below(&b), 1);
+    }
+
+    #[test]
+    fn damaged_pages_have_no_entries() {
         let mut bytes = vec![0xffu8; 64];
-        assert_eq!(Page::new(Bytes::from(bytes.clone())).entries().count(), 0);
+        assert_eq!(Page::new(Bytes::from(bytes.clone())).get(b"k"), None);
         bytes.truncate(3);
-        assert_eq!(Page::new(Bytes::from(bytes)).entries().count(), 0);
+        assert_eq!(Page::new(Bytes::from(bytes.clone())).get(b"k"), None);
+        bytes.truncate(1);
+        assert_eq!(Page::new(Bytes::from(bytes)).lower_bound(b"k"), 0);
+        // Says that it has two entries, whose offsets lead nowhere.
+        let mut bytes = vec![0xffu8; 64];
+        bytes[62..].copy_from_slice(&2u16.to_le_bytes());
+        let page = Page::new(Bytes::from(bytes));
+        assert_eq!((page.entry(0), page.entry(1), page.lower_bound(b"k")), (None, None, 0));
     }
 }

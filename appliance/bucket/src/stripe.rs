@@ -1,10 +1,13 @@
 //! A stripe: D+P shards of r blocks each, written once. How its blocks are laid out, checked and made again.
 
 use crate::key::Object;
-use crate::zones::{Kind, Place, ZoneSet};
+use crate::zones::{Kind, Place, ZoneSet, ZoneTable};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::rc::Rc;
 use weft_erasure::Code;
+use weft_reactor::sync::Notify;
 use weft_wire::limits::{BLOCK_BYTES, STRIPE_ROWS_MAX};
 use weft_wire::map::Protection;
 use weft_wire::{FsId, InodeId, StripeId, ZoneSetId};
@@ -61,10 +64,41 @@ pub(crate) mod packed {
     }
 }
 
+/// Rows in which a stripe is being written. While this lives, their zone set isn't freed: it lives until the stripe is
+/// in the table, or given up by whoever wrote it, even half way.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    place: Place,
+    zones: Rc<RefCell<ZoneTable>>,
+    work: Notify,
+}
+
+impl Claim {
+    pub fn new(place: Place, zones: &Rc<RefCell<ZoneTable>>, work: &Notify) -> Self {
+        Self { place, zones: Rc::clone(zones), work: work.clone() }
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut zones = self.zones.borrow_mut();
+        zones.settle(self.place);
+        if zones.has_freeable() {
+            self.work.notify_one();
+        }
+    }
+}
+
 /// A stripe that is durable on all members and not yet named by any record: it doesn't exist until a batch places it.
+/// Dropped unplaced, its space is free again.
 #[derive(Debug)]
 pub struct Staged {
     pub(crate) place: Place,
+    pub(crate) _claim: Claim,
     pub(crate) rows: u32,
     pub(crate) kind: Kind,
     pub(crate) data_blocks: u32,
@@ -152,10 +186,15 @@ pub struct StripeView {
     pub set: ZoneSet,
     pub row: u32,
     pub rows: u32,
-    pub checksums: std::rc::Rc<Vec<u32>>,
+    pub checksums: Rc<Vec<u32>>,
 }
 
 impl StripeView {
+    /// What it takes of the memory budget, about.
+    pub fn bytes(&self) -> usize {
+        128 + self.checksums.len() * 4 + self.set.members.len() * size_of::<crate::zones::Member>()
+    }
+
     /// Whether `data` is what was written to these rows of a shard.
     pub fn verify(&self, piece: Piece, data: &[u8]) -> bool {
         if data.len() != piece.rows as usize * BLOCK_BYTES {

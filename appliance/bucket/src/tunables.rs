@@ -8,6 +8,8 @@ pub struct Tunables {
     pub memtable_bytes_max: usize,
     /// Pages of runs in memory.
     pub cache_bytes_max: usize,
+    /// Places and checksums of stripes in memory, for readers.
+    pub views_bytes_max: usize,
     /// Journal-held data in memory; writers wait beyond it.
     pub held_bytes_max: u64,
     /// A checkpoint begins when records that no root covers take this share (of 256) of the journal's quota.
@@ -33,6 +35,7 @@ impl Default for Tunables {
         Self {
             memtable_bytes_max: 2 << 20,
             cache_bytes_max: 1 << 20,
+            views_bytes_max: 256 << 10,
             held_bytes_max: 4 << 20,
             checkpoint_share: 128,
             runs_max: 6,

@@ -109,7 +109,7 @@ fn overwriting_at_eighty_percent_cleans_checkpoints_and_loses_nothing() {
         while at < file_blocks {
             let count = 64.min(file_blocks - at);
             write(&bucket, at, blocks(seed, count)).await.expect("fill");
-            (0..count).for_each(|i| drop(model.insert(at + i, seed << 20 | i)));
+            model.extend((0..count).map(|i| (at + i, seed << 20 | i)));
             at += count;
             seed += 1;
         }
@@ -119,7 +119,7 @@ fn overwriting_at_eighty_percent_cleans_checkpoints_and_loses_nothing() {
                 let count = [1, 3, 16, 64, 200][(rig.handle.random_u64() % 5) as usize];
                 let first = rig.handle.random_u64() % (file_blocks - count);
                 write(&bucket, first, blocks(seed, count)).await.unwrap_or_else(|error| panic!("{round}: {error}"));
-                (0..count).for_each(|i| drop(model.insert(first + i, seed << 20 | i)));
+                model.extend((0..count).map(|i| (first + i, seed << 20 | i)));
                 for i in 0..4 {
                     let mut batch = Batch::new();
                     batch.put(key(seed * 4 + i), blocks(seed, 1).slice(..100));
