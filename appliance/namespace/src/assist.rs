@@ -1,6 +1,7 @@
-//! What the leaders of buckets do for each other, besides transactions.
+//! What the leaders of buckets ask of each other.
 
-use crate::{Call, Namespace, errno};
+use crate::part::{meaning, name_key};
+use crate::{Call, Namespace, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,7 +28,22 @@ impl Namespace {
                 self.write(&self.own_call(fs), inode, offset, cut_generation, false, body).await?;
                 ParticipantReply::Done
             }
-            _ => return Err(errno::EOPNOTSUPP),
+            ParticipantOp::Prepare { transaction } => self.prepare(transaction, &body).await?,
+            ParticipantOp::Commit { transaction } => self.conclude(transaction, true).await?,
+            ParticipantOp::Abort { transaction } => self.conclude(transaction, false).await?,
+            ParticipantOp::Ask { transaction, participant } => self.outcome(transaction, participant)?,
+            ParticipantOp::Parent { fs, inode } => {
+                ParticipantReply::Parent(crate::inode::load(&self.bucket, fs, inode).await?.parent)
+            }
+            ParticipantOp::Name { fs, dir, name } => {
+                let secret = self.map()?.secret;
+                self.seen(&name_key(&secret, fs, dir, &name)).await;
+                let found = meaning(&dentries::find(&self.bucket, &secret, fs, dir, &name).await?);
+                if found.is_none() {
+                    self.directory(&self.own_call(fs), dir).await?;
+                }
+                ParticipantReply::Name(found.map(|entry| (entry.inode, entry.kind)))
+            }
         };
         self.bucket.readable().await.map_err(errno::of_bucket)?;
         Ok(reply)

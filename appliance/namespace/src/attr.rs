@@ -20,6 +20,7 @@ impl Namespace {
 
     /// The inode when no cut of it is under way: a client must not learn of a cut that isn't everywhere yet.
     pub(crate) async fn settled_inode(&self, call: &Call, number: InodeId) -> Result<Inode, FsError> {
+        self.seen(&inode_key(call.fs, number)).await;
         let inode = self.inode(call, number).await?;
         if !inode.cutting {
             return Ok(inode);

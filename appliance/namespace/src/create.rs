@@ -1,17 +1,20 @@
 //! New inodes and names.
 
 use crate::inode::{Dentry, Inode, inode_key, object, orphan_key};
+use crate::part::{Inherited, Part, Veto, name_key};
 use crate::{Call, Namespace, Outcome, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
-use weft_wire::fs::{FileKind, FsError, FsReply, NewNode};
+use weft_wire::fs::{Attr, FileKind, FsError, FsReply, NewNode};
+use weft_wire::hash::directory_position;
 use weft_wire::limits::{LINKS_MAX, SYMLINK_BYTES_MAX};
 use weft_wire::{InodeId, Position};
 
 impl Namespace {
     pub(crate) async fn lookup(&self, call: &Call, dir: InodeId, name: &[u8]) -> Outcome {
         if name == b".." {
+            self.seen(&inode_key(call.fs, dir)).await;
             let parent = self.inode(call, dir).await?.parent;
             let attr = self.inode(call, parent).await.ok().map(|inode| inode.attr(parent));
             let reply = FsReply::Entry { inode: parent, kind: FileKind::Directory, attr, created: false };
@@ -19,6 +22,7 @@ impl Namespace {
         }
         dentries::check_name(name)?;
         let secret = self.map()?.secret;
+        self.seen(&name_key(&secret, call.fs, dir, name)).await;
         match dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry {
             Some(dentry) => self.entry(call, &dentry).await,
             None => {
@@ -29,6 +33,7 @@ impl Namespace {
     }
 
     async fn entry(&self, call: &Call, dentry: &Dentry) -> Outcome {
+        self.seen(&inode_key(call.fs, dentry.inode)).await;
         let attr = match self.inode(call, dentry.inode).await {
             Ok(inode) => Some(inode.attr(dentry.inode)),
             // The inode is in another bucket, or went while the name was looked at.
@@ -80,14 +85,8 @@ impl Namespace {
         })
     }
 
-    /// A number for a new inode in this bucket.
-    fn new_number(&self, near: InodeId) -> InodeId {
-        // All positions of the bucket are as good: the directory's own is surely in it.
-        InodeId::new(Position(near.position().0), self.bucket.serial())
-    }
-
     pub(crate) async fn create(
-        &self,
+        self: &Rc<Self>,
         call: &Call,
         dir: InodeId,
         name: Vec<u8>,
@@ -96,7 +95,23 @@ impl Namespace {
         open: bool,
     ) -> Outcome {
         dentries::check_name(&name)?;
-        let secret = self.map()?.secret;
+        let map = self.map()?;
+        let secret = map.secret;
+        let name = Bytes::from(name);
+        let mut near = dir.position();
+        if node.kind == FileKind::Directory {
+            let position = directory_position(&secret, call.fs, dir, &name, 0);
+            if map.bucket_of(position) == self.bucket.id() {
+                near = position;
+            } else {
+                match self.make_elsewhere(call, dir, &name, &node, position).await {
+                    Err(Veto::Away(reason)) => {
+                        tracing::debug!(reason, "a directory is made in its parent's bucket");
+                    }
+                    outcome => return Ok(outcome?),
+                }
+            }
+        }
         let _guard = self.lock_inodes(call, [dir]).await;
         let mut parent = self.directory(call, dir).await?;
         let found = dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?;
@@ -116,7 +131,7 @@ impl Namespace {
             return Err(errno::EMLINK);
         }
         let inode = self.new_inode(call, dir, &parent, &node)?;
-        let number = self.new_number(dir);
+        let number = InodeId::new(near, self.bucket.serial());
         parent.entries += 1;
         parent.links += u32::from(directory);
         parent.mtime_ns = call.now_ns;
@@ -124,7 +139,7 @@ impl Namespace {
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, dir), weft_wire::encode(&parent));
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
-        let dentry = Dentry { name: name.into(), inode: number, kind: node.kind };
+        let dentry = Dentry { name, inode: number, kind: node.kind };
         dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
         let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
         if !open {
@@ -152,7 +167,7 @@ impl Namespace {
         }
         let parent = self.directory(call, dir).await?;
         let inode = Inode { links: 0, ..self.new_inode(call, dir, &parent, &node)? };
-        let number = self.new_number(dir);
+        let number = InodeId::new(dir.position(), self.bucket.serial());
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         batch.put(orphan_key(call.fs, number), Bytes::new());
@@ -160,45 +175,58 @@ impl Namespace {
         self.commit_open(call, number, batch, reply).await
     }
 
-    pub(crate) async fn link(&self, call: &Call, number: InodeId, dir: InodeId, name: Vec<u8>) -> Outcome {
+    /// A directory whose inode goes to another bucket, so that trees spread.
+    async fn make_elsewhere(
+        self: &Rc<Self>,
+        call: &Call,
+        dir: InodeId,
+        name: &Bytes,
+        node: &NewNode,
+        position: Position,
+    ) -> Result<(FsReply, Bytes), Veto> {
+        let secret = self.map()?.secret;
+        let reply = |made: Option<Attr>| FsReply::Entry {
+            inode: made.map_or(InodeId(0), |attr| attr.inode),
+            kind: node.kind,
+            attr: made,
+            created: true,
+        };
+        self.plan_until_done(call, reply, async |plan| {
+            let parent = self.directory(call, dir).await?;
+            if dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry.is_some() {
+                return Err(errno::EEXIST);
+            }
+            let inode = self.new_inode(call, dir, &parent, node)?;
+            self.add_part(call, plan, InodeId::new(position, 0), Part::Make { position, inode })?;
+            let inherited = Some(Inherited::of(&parent));
+            let put = Part::PutName { dir, name: name.clone(), expected: None, entry: None, inherited };
+            self.add_part(call, plan, dir, put)?;
+            Ok(None)
+        })
+        .await
+    }
+
+    pub(crate) async fn link(self: &Rc<Self>, call: &Call, number: InodeId, dir: InodeId, name: Vec<u8>) -> Outcome {
         dentries::check_name(&name)?;
         let secret = self.map()?.secret;
-        let _guard = self.lock_inodes(call, [dir, number]).await;
-        let mut parent = self.directory(call, dir).await?;
-        if self.map()?.bucket_of(number.position()) != self.bucket.id() {
-            // Only inodes of this bucket until transactions span several.
-            return Err(errno::EXDEV);
-        }
-        let gone = |error| if error == errno::ESTALE { errno::ENOENT } else { error };
-        let mut inode = self.inode(call, number).await.map_err(gone)?;
-        if inode.links == 0 && !self.may_be_open(call.fs, number) {
-            return Err(errno::ENOENT);
-        }
-        if inode.kind == FileKind::Directory {
-            return Err(errno::EPERM);
-        }
-        if inode.links >= LINKS_MAX {
-            return Err(errno::EMLINK);
-        }
-        let found = dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?;
-        if found.dentry.is_some() {
-            return Err(errno::EEXIST);
-        }
-        let mut batch = Batch::new();
-        if inode.links == 0 {
-            batch.delete(orphan_key(call.fs, number));
-        }
-        inode.links += 1;
-        inode.ctime_ns = call.now_ns;
-        parent.entries += 1;
-        parent.mtime_ns = call.now_ns;
-        parent.ctime_ns = call.now_ns;
-        batch.put(inode_key(call.fs, dir), weft_wire::encode(&parent));
-        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
-        let dentry = Dentry { name: name.into(), inode: number, kind: inode.kind };
-        dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
-        let reply = FsReply::Entry { inode: number, kind: inode.kind, attr: Some(inode.attr(number)), created: false };
-        self.commit(call, batch, reply).await
+        let name = Bytes::from(name);
+        let reply = |linked: Option<Attr>| FsReply::Entry {
+            inode: number,
+            kind: linked.map_or(FileKind::File, |attr| attr.kind),
+            attr: linked,
+            created: false,
+        };
+        let done = self.plan_until_done(call, reply, async |plan| {
+            self.directory(call, dir).await?;
+            if dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?.dentry.is_some() {
+                return Err(errno::EEXIST);
+            }
+            self.add_part(call, plan, number, Part::Link { inode: number })?;
+            let put = Part::PutName { dir, name: name.clone(), expected: None, entry: None, inherited: None };
+            self.add_part(call, plan, dir, put)?;
+            Ok(None)
+        });
+        Ok(done.await?)
     }
 
     pub(crate) async fn read_dir(
@@ -210,6 +238,7 @@ impl Namespace {
         attrs: bool,
     ) -> Outcome {
         const ENTRIES_MAX: u32 = 1024;
+        self.seen(&inode_key(call.fs, dir)).await;
         let inode = self.inode(call, dir).await?;
         if inode.kind != FileKind::Directory {
             return Err(errno::ENOTDIR);
@@ -219,7 +248,10 @@ impl Namespace {
         let mut entries = Vec::with_capacity(found.len());
         for (cookie, dentry) in found {
             let attr = match attrs {
-                true => self.inode(call, dentry.inode).await.ok().map(|inode| inode.attr(dentry.inode)),
+                true => {
+                    self.seen(&inode_key(call.fs, dentry.inode)).await;
+                    self.inode(call, dentry.inode).await.ok().map(|inode| inode.attr(dentry.inode))
+                }
                 false => None,
             };
             let name = dentry.name.to_vec();

@@ -59,11 +59,19 @@ pub fn put(batch: &mut Batch, fs: FsId, dir: InodeId, cookie: u64, dentry: &Dent
 }
 
 /// Takes a name out. One that collided with it and stands behind must stay reachable.
-pub async fn remove(bucket: &Bucket, batch: &mut Batch, fs: FsId, dir: InodeId, found: &Found) -> Result<(), FsError> {
+/// `keeps_place`: such a one is about to be put there.
+pub async fn remove(
+    bucket: &Bucket,
+    batch: &mut Batch,
+    fs: FsId,
+    dir: InodeId,
+    found: &Found,
+    keeps_place: bool,
+) -> Result<(), FsError> {
     let behind = dentry_key(fs, dir, found.cookie + 1);
     let chained = !(found.cookie + 1).is_multiple_of(COLLISIONS_MAX)
         && bucket.get(&behind).await.map_err(errno::of_bucket)?.is_some();
-    match (&found.dentry, chained) {
+    match (&found.dentry, chained || keeps_place) {
         (Some(dentry), true) => {
             let gone = Dentry { name: Bytes::new(), ..dentry.clone() };
             put(batch, fs, dir, found.cookie, &gone);

@@ -12,22 +12,28 @@ mod data;
 mod dentries;
 mod errno;
 mod inode;
+mod intents;
 mod locking;
 mod locks;
 mod opens;
+mod part;
+mod plan;
 mod remove;
 mod rename;
 mod results;
 mod sessions;
+mod transaction;
 mod xattr;
 
 use bytes::Bytes;
+use intents::Intents;
 use locking::Locking;
 use opens::Opens;
 use results::{Results, Ticket};
 use sessions::Sessions;
 use std::cell::RefCell;
 use std::rc::Rc;
+use transaction::Transactions;
 use weft_bucket::BucketError;
 use weft_bucket::{Batch, Bucket};
 use weft_transport::rpc::Network;
@@ -53,6 +59,8 @@ pub struct Namespace {
     opens: RefCell<Opens>,
     sessions: RefCell<Sessions>,
     locking: RefCell<Locking>,
+    intents: RefCell<Intents>,
+    transactions: RefCell<Transactions>,
 }
 
 /// What an operation works with.
@@ -76,7 +84,12 @@ impl Namespace {
             opens: RefCell::default(),
             sessions: RefCell::default(),
             locking: RefCell::default(),
+            intents: RefCell::default(),
+            transactions: RefCell::default(),
         });
+        // Intents first: they hold locks that nobody else may take before.
+        namespace.load_intents().await?;
+        namespace.load_transactions().await?;
         namespace.load_sessions().await?;
         let watch = sessions::watch(Rc::downgrade(&namespace));
         namespace.bucket.handle().spawn("sessions", watch).detach();
@@ -110,6 +123,7 @@ impl Namespace {
             Some(ticket) => {
                 let guard = self.bucket.lock([inode::result_key(ticket.client, ticket.sequence)]).await;
                 if let Some(reply) = self.results.find(&self.bucket, ticket).await? {
+                    self.finished(ticket).await;
                     self.bucket.readable().await.map_err(errno::of_bucket)?;
                     return Ok((reply, Bytes::new()));
                 }

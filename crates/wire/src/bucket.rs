@@ -1,6 +1,6 @@
 //! Between the leaders of buckets: transactions over several of them, and what one does for another.
 
-use crate::fs::{FileKind, FsError};
+use crate::fs::{Attr, FileKind, FsError};
 use crate::*;
 use serde::{Deserialize, Serialize};
 
@@ -68,9 +68,9 @@ pub enum ParticipantOp {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParticipantReply {
-    /// The intent stands on P+1. `made` is the number of the inode that the part makes.
+    /// The intent stands on P+1. `found` is the inode that the part makes or links, as it will be.
     Prepared {
-        made: Option<InodeId>,
+        found: Option<Attr>,
     },
     /// The check failed; nothing was kept.
     Vetoed(FsError),

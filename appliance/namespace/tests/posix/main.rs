@@ -2,6 +2,7 @@
 //! for good.
 
 mod attributes;
+mod check;
 mod data;
 mod locks;
 mod names;
@@ -9,3 +10,4 @@ mod once;
 mod renames;
 mod rig;
 mod space;
+mod transactions;

@@ -479,6 +479,16 @@ impl Client {
         Ok(self.make(dir, name, Self::node(FileKind::Directory, 0o755)).await?.inode)
     }
 
+    /// Asks nobody but the parent's leader.
+    pub async fn make_dir_blindly(&self, dir: InodeId, name: &str) -> InodeId {
+        let node = Self::node(FileKind::Directory, 0o755);
+        let op = FsOp::Create { dir, name: name.into(), node, exclusive: true, open: false };
+        match self.ask(op).await.expect("mkdir").0 {
+            FsReply::Entry { inode, .. } => inode,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub async fn symlink(&self, dir: InodeId, name: &str, target: &[u8]) -> Result<InodeId, FsError> {
         let node = NewNode { target: target.into(), ..Self::node(FileKind::Symlink, 0o777) };
         Ok(self.make(dir, name, node).await?.inode)
