@@ -109,6 +109,10 @@ impl MemMedia {
         })))
     }
 
+    pub fn capacity_bytes(&self) -> u64 {
+        self.0.borrow().options.capacity_bytes
+    }
+
     /// A process opens the drive. Drives opened before stay open until [`crash`](Self::crash).
     pub fn open(&self, handle: &Handle) -> Rc<MemDrive> {
         Rc::new(MemDrive { media: self.clone(), handle: handle.clone(), life: self.0.borrow().life })

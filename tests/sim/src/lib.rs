@@ -1,1 +1,21 @@
+//! The simulator: whole clusters with their clients in virtual time, on one thread, everything a function of one seed.
+//!
+//! Nodes are the daemon's own wiring (`weftd::node::Node`) on drives in memory, a network in memory and clocks that
+//! drift; clients are the client's own engine. [`run::run`] forms a cluster, lets clients work while [`faults`] strike,
+//! heals everything, reads everything back and has [`oracle`] explain each answer.
+#![forbid(unsafe_code)]
 
+pub mod cluster;
+pub mod faults;
+pub mod files;
+pub mod history;
+pub mod linear;
+pub mod names;
+pub mod node;
+pub mod oracle;
+pub mod process;
+pub mod run;
+pub mod stripes;
+pub mod trace;
+pub mod workload;
+pub mod world;

@@ -168,6 +168,18 @@ impl Rpc {
         Box::new(RpcPoller { rpc: self.this.clone(), fd: self.inner.borrow().link.wait_fd() })
     }
 
+    /// Lets go of everything that others registered here: handlers that hold this network would keep it for ever.
+    /// Calls that are under way end as dropped.
+    pub fn close(&self) {
+        let handlers = std::mem::take(&mut *self.handlers.borrow_mut());
+        let calls = {
+            let mut inner = self.inner.borrow_mut();
+            inner.deadlines.clear();
+            std::mem::take(&mut inner.calls)
+        };
+        drop((handlers, calls));
+    }
+
     /// Where this network listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address

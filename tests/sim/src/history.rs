@@ -1,0 +1,159 @@
+//! What clients asked for and what they were told, with the order of both.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use weft_reactor::{Clock, Instant, VirtualClock};
+use weft_wire::InodeId;
+use weft_wire::fs::RenameMode;
+
+/// Number of an operation in its history.
+pub type OpId = usize;
+
+/// What a cell of a file holds: 0 is zeros, anything else names the operation that wrote it, and which of its cells it was.
+pub type Value = u64;
+
+/// Cells of one operation, at most.
+pub const CELLS_MAX: u64 = 1 << 10;
+
+pub fn value(op: OpId, cell: u64) -> Value {
+    (op as u64 + 1) * CELLS_MAX + cell
+}
+
+/// Which operation wrote it, and which of its cells it is.
+pub fn value_origin(value: Value) -> Option<(OpId, u64)> {
+    Some(((value / CELLS_MAX).checked_sub(1)? as OpId, value % CELLS_MAX))
+}
+
+/// Names are numbers here.
+pub type Name = u16;
+
+/// Offsets, lengths and sizes of files are in cells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Create { dir: InodeId, name: Name, directory: bool },
+    Lookup { dir: InodeId, name: Name },
+    Remove { dir: InodeId, name: Name, directory: bool },
+    Rename { dir: InodeId, name: Name, new_dir: InodeId, new_name: Name, mode: RenameMode },
+    Link { inode: InodeId, dir: InodeId, name: Name },
+    ReadDir { dir: InodeId },
+    Write { inode: InodeId, at: u64, cells: u64 },
+    Append { inode: InodeId, cells: u64 },
+    Read { inode: InodeId, at: u64, cells: u64 },
+    Truncate { inode: InodeId, size: u64 },
+    Chmod { inode: InodeId, mode: u16 },
+    Stat { inode: InodeId },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// What was made or found, and whether it is a directory.
+    Entry {
+        inode: InodeId,
+        directory: bool,
+    },
+    Entries(Vec<(Name, InodeId)>),
+    Data(Vec<Value>),
+    Stat {
+        size: u64,
+        mode: u16,
+        links: u32,
+    },
+    Errno(i32),
+    /// Something that no filesystem may answer.
+    Nonsense(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Op {
+    pub client: usize,
+    pub call: Call,
+    /// Place among all invocations and responses.
+    pub invoked: u64,
+    pub invoked_at: Instant,
+    pub answer: Option<Answer>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub responded: u64,
+    pub responded_at: Instant,
+    pub outcome: Outcome,
+}
+
+impl Op {
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.answer.as_ref().map(|answer| &answer.outcome)
+    }
+
+    /// It changes nothing.
+    pub fn is_read(&self) -> bool {
+        matches!(self.call, Call::Lookup { .. } | Call::ReadDir { .. } | Call::Read { .. } | Call::Stat { .. })
+    }
+}
+
+impl std::fmt::Display for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} client {} {:?}", self.invoked_at, self.client, self.call)?;
+        match &self.answer {
+            Some(answer) => write!(f, " = {:?} at {:?}", answer.outcome, answer.responded_at),
+            None => write!(f, " = ?"),
+        }
+    }
+}
+
+/// Shared by all clients of a run.
+#[derive(Clone)]
+pub struct History {
+    clock: VirtualClock,
+    inner: Rc<RefCell<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    ops: Vec<Op>,
+    events: u64,
+    outstanding: usize,
+}
+
+impl History {
+    pub fn new(clock: VirtualClock) -> Self {
+        Self { clock, inner: Rc::default() }
+    }
+
+    pub fn invoke(&self, client: usize, call: Call) -> OpId {
+        let mut inner = self.inner.borrow_mut();
+        inner.events += 1;
+        inner.outstanding += 1;
+        let op = Op { client, call, invoked: inner.events, invoked_at: self.clock.now(), answer: None };
+        inner.ops.push(op);
+        inner.ops.len() - 1
+    }
+
+    pub fn respond(&self, op: OpId, outcome: Outcome) {
+        let mut inner = self.inner.borrow_mut();
+        inner.events += 1;
+        let responded = inner.events;
+        inner.outstanding -= 1;
+        if let Some(op) = inner.ops.get_mut(op) {
+            op.answer = Some(Answer { responded, responded_at: self.clock.now(), outcome });
+        }
+    }
+
+    /// Operations without an answer.
+    pub fn outstanding(&self) -> usize {
+        self.inner.borrow().outstanding
+    }
+
+    pub fn len(&self) -> usize {
+        self.inner.borrow().ops.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn ops(&self) -> Vec<Op> {
+        self.inner.borrow().ops.clone()
+    }
+}

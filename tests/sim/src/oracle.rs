@@ -1,0 +1,248 @@
+//! Splits a history into objects and has each explained.
+
+use crate::files::{File, FileCall, Files};
+use crate::history::{Call, Name, Op, OpId, Outcome, Value, value};
+use crate::linear::{Operation, Verdict, check};
+use crate::names::{ENOENT, ESTALE, NameCall, Names, Tree};
+use crate::workload::FILE_MODE;
+use std::collections::{BTreeMap, BTreeSet};
+use weft_wire::InodeId;
+
+/// What the oracle found wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub text: String,
+    pub op: OpId,
+}
+
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub violations: Vec<Violation>,
+    /// Objects whose histories have too many explanations to be followed.
+    pub undecided: usize,
+}
+
+/// Cells of a slab, and the names that exist.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub slab_cells: u64,
+    pub names: Name,
+}
+
+pub fn judge(ops: &[Op], root: InodeId, shape: Shape) -> Findings {
+    let mut findings = Findings::default();
+    for (id, op) in ops.iter().enumerate() {
+        if let Some(text) = nonsense(op) {
+            findings.violations.push(Violation { text, op: id });
+        }
+    }
+    gone_stays_gone(ops, &mut findings);
+    names(ops, root, shape, &mut findings);
+    files(ops, shape, &mut findings);
+    findings
+}
+
+/// Answers that are wrong whatever happened.
+fn nonsense(op: &Op) -> Option<String> {
+    match (&op.call, op.outcome()?) {
+        (_, Outcome::Nonsense(text)) => Some(text.clone()),
+        (
+            Call::Write { .. }
+            | Call::Append { .. }
+            | Call::Read { .. }
+            | Call::Truncate { .. }
+            | Call::Chmod { .. }
+            | Call::Stat { .. },
+            Outcome::Errno(errno),
+        ) if *errno != ESTALE => Some(format!("errno {errno} is no answer to this")),
+        (Call::ReadDir { .. } | Call::Lookup { .. }, Outcome::Errno(errno)) if ![ENOENT, ESTALE].contains(errno) => {
+            Some(format!("errno {errno} is no answer to this"))
+        }
+        (Call::ReadDir { .. }, Outcome::Entries(entries)) => {
+            let names: BTreeSet<Name> = entries.iter().map(|(name, _)| *name).collect();
+            (names.len() != entries.len()).then(|| "a name is listed twice".into())
+        }
+        _ => None,
+    }
+}
+
+/// An inode that was once gone is never met again.
+fn gone_stays_gone(ops: &[Op], findings: &mut Findings) {
+    let mut gone: BTreeMap<InodeId, u64> = BTreeMap::new();
+    for op in ops {
+        let (Some(inode), Some(answer)) = (subject(&op.call), &op.answer) else { continue };
+        if answer.outcome == Outcome::Errno(ESTALE) {
+            let at = gone.entry(inode).or_insert(u64::MAX);
+            *at = answer.responded.min(*at);
+        }
+    }
+    for (id, op) in ops.iter().enumerate() {
+        for inode in met(op) {
+            if gone.get(&inode).is_some_and(|at| *at < op.invoked) {
+                let text = format!("{inode} was gone before, and is met again");
+                findings.violations.push(Violation { text, op: id });
+            }
+        }
+    }
+}
+
+/// The inode that a call on contents is about.
+fn subject(call: &Call) -> Option<InodeId> {
+    match call {
+        Call::Write { inode, .. }
+        | Call::Append { inode, .. }
+        | Call::Read { inode, .. }
+        | Call::Truncate { inode, .. }
+        | Call::Chmod { inode, .. }
+        | Call::Stat { inode } => Some(*inode),
+        _ => None,
+    }
+}
+
+/// Inodes that the answer shows to exist.
+fn met(op: &Op) -> Vec<InodeId> {
+    match (op.outcome(), subject(&op.call)) {
+        (Some(Outcome::Entry { inode, .. }), _) => vec![*inode],
+        (Some(Outcome::Entries(entries)), _) => entries.iter().map(|(_, inode)| *inode).collect(),
+        (Some(Outcome::Done | Outcome::Data(_) | Outcome::Stat { .. }), Some(inode)) => vec![inode],
+        _ => Vec::new(),
+    }
+}
+
+fn names(ops: &[Op], root: InodeId, shape: Shape, findings: &mut Findings) {
+    let mut operations = Vec::new();
+    let mut origin = Vec::new();
+    for (id, op) in ops.iter().enumerate() {
+        for call in name_calls(id, op, shape) {
+            let responded = op.answer.as_ref().map(|answer| answer.responded);
+            operations.push(Operation { invoked: op.invoked, responded, call });
+            origin.push(id);
+        }
+    }
+    let (verdict, _) = check(&Names { root }, Tree::default(), &operations);
+    report(verdict, &origin, "names", findings);
+}
+
+fn report(verdict: Verdict, origin: &[OpId], what: &str, findings: &mut Findings) {
+    match verdict {
+        Verdict::Explained => {}
+        Verdict::Violated(index) => {
+            let op = origin.get(index).copied().unwrap_or_default();
+            findings.violations.push(Violation { text: format!("{what}: no order of events explains this"), op });
+        }
+        Verdict::Undecided(_) => findings.undecided += 1,
+    }
+}
+
+fn unit(outcome: Option<&Outcome>) -> Option<Result<(), i32>> {
+    match outcome? {
+        Outcome::Errno(errno) => Some(Err(*errno)),
+        _ => Some(Ok(())),
+    }
+}
+
+fn name_calls(id: OpId, op: &Op, shape: Shape) -> Vec<NameCall> {
+    let outcome = op.outcome();
+    if outcome.is_none() && op.is_read() {
+        return Vec::new();
+    }
+    match (&op.call, outcome) {
+        (Call::Create { dir, name, directory }, outcome) => {
+            let answer = match outcome {
+                Some(Outcome::Entry { inode, .. }) => Some(Ok(*inode)),
+                Some(Outcome::Errno(errno)) => Some(Err(*errno)),
+                _ => None,
+            };
+            vec![NameCall::Create { op: id, dir: *dir, name: *name, directory: *directory, answer }]
+        }
+        (Call::Remove { dir, name, directory }, outcome) => {
+            vec![NameCall::Remove { dir: *dir, name: *name, directory: *directory, answer: unit(outcome) }]
+        }
+        (Call::Rename { dir, name, new_dir, new_name, mode }, outcome) => vec![NameCall::Rename {
+            from: (*dir, *name),
+            to: (*new_dir, *new_name),
+            mode: *mode,
+            answer: unit(outcome),
+        }],
+        (Call::Link { inode, dir, name }, outcome) => {
+            vec![NameCall::Link { inode: *inode, dir: *dir, name: *name, answer: unit(outcome) }]
+        }
+        (Call::Lookup { dir, name }, Some(Outcome::Entry { inode, .. })) => {
+            vec![NameCall::Saw { dir: *dir, name: *name, inode: Some(*inode) }]
+        }
+        (Call::Lookup { dir, name }, Some(Outcome::Errno(ENOENT))) => {
+            vec![NameCall::Saw { dir: *dir, name: *name, inode: None }]
+        }
+        (Call::Lookup { dir, .. } | Call::ReadDir { dir }, Some(Outcome::Errno(_))) => {
+            vec![NameCall::NoDirectory { dir: *dir }]
+        }
+        (Call::ReadDir { dir }, Some(Outcome::Entries(entries))) => {
+            let found: BTreeMap<Name, InodeId> = entries.iter().copied().collect();
+            // Each name by itself: a listing is not of one moment.
+            (0..shape.names).map(|name| NameCall::Saw { dir: *dir, name, inode: found.get(&name).copied() }).collect()
+        }
+        (Call::Stat { inode }, Some(Outcome::Stat { links, .. })) => {
+            vec![NameCall::Links { inode: *inode, links: *links }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn file_call(id: OpId, op: &Op) -> Option<(InodeId, FileCall)> {
+    let values = |cells: u64| -> Vec<Value> { (0..cells).map(|cell| value(id, cell)).collect() };
+    let call = match (&op.call, op.outcome()) {
+        // The file is gone: nothing happened.
+        (_, Some(Outcome::Errno(_))) => return None,
+        (Call::Write { at, cells, .. }, _) => FileCall::Write { at: *at, values: values(*cells) },
+        (Call::Append { cells, .. }, _) => FileCall::Append { values: values(*cells) },
+        (Call::Truncate { size, .. }, _) => FileCall::Truncate { size: *size },
+        (Call::Chmod { mode, .. }, _) => FileCall::Chmod { mode: *mode },
+        (Call::Read { at, cells, .. }, Some(Outcome::Data(got))) => {
+            FileCall::Read { at: *at, cells: *cells, got: got.clone() }
+        }
+        (Call::Stat { .. }, Some(Outcome::Stat { size, mode, .. })) => FileCall::Stat { size: *size, mode: *mode },
+        _ => return None,
+    };
+    Some((subject(&op.call)?, call))
+}
+
+/// The last cell that a call reaches, and one more.
+fn end(call: &FileCall) -> u64 {
+    match call {
+        FileCall::Write { at, values } => at + values.len() as u64,
+        FileCall::Truncate { size } => *size,
+        FileCall::Read { at, cells, .. } => at + cells,
+        _ => 0,
+    }
+}
+
+fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {
+    let mut by_inode: BTreeMap<InodeId, Vec<(OpId, FileCall)>> = BTreeMap::new();
+    for (id, op) in ops.iter().enumerate() {
+        if let Some((inode, call)) = file_call(id, op) {
+            by_inode.entry(inode).or_default().push((id, call));
+        }
+    }
+    for (inode, calls) in by_inode {
+        let most = calls.iter().map(|(_, call)| end(call)).max().unwrap_or_default();
+        let mut objects = vec![Files::Whole];
+        if most > shape.slab_cells {
+            let slabs = 0..most.div_ceil(shape.slab_cells);
+            objects = slabs.map(|slab| Files::Cells(slab * shape.slab_cells..(slab + 1) * shape.slab_cells)).collect();
+            objects.push(Files::SizeAndMode);
+        }
+        for object in objects {
+            let mut operations = Vec::new();
+            let mut origin = Vec::new();
+            for (id, call) in &calls {
+                let Some(op) = ops.get(*id) else { continue };
+                let responded = op.answer.as_ref().map(|answer| answer.responded);
+                operations.push(Operation { invoked: op.invoked, responded, call: call.clone() });
+                origin.push(*id);
+            }
+            let empty = File { size: 0, mode: FILE_MODE, cells: BTreeMap::new() };
+            let (verdict, _) = check(&object, empty, &operations);
+            report(verdict, &origin, &format!("{inode} ({object:?})"), findings);
+        }
+    }
+}

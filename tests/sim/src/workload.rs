@@ -1,0 +1,402 @@
+//! What the clients do: every worker makes one call after the other, chosen by its seed.
+
+use crate::history::{CELLS_MAX, Call, History, Name, OpId, Outcome, Value, value, value_origin};
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_client::{Client, Errno};
+use weft_reactor::{Handle, Random};
+use weft_wire::InodeId;
+use weft_wire::fs::{Caller, FileKind, NewNode, RenameMode, SetAttr};
+use weft_wire::limits::SLAB_BYTES;
+
+pub const FILE_MODE: u16 = 0o644;
+const DIRECTORY_MODE: u16 = 0o755;
+/// Inodes that workers remember, to use them without looking for their names.
+const KNOWN_MAX: usize = 24;
+/// Cells of one call.
+const CALL_CELLS_MAX: u64 = 24;
+/// Where calls with an offset end in a file that stays within its first slab, and what is appended to it in all.
+const SMALL_CELLS_MAX: u64 = 64;
+const APPENDED_CELLS_MAX: u64 = 128;
+const LISTING_MAX: u32 = 1024;
+
+#[derive(Clone, Copy, Debug)]
+pub struct WorkloadOptions {
+    /// Bytes that are written, and remembered by the oracle, as one. A divisor of a slab, or no large files are made.
+    pub cell_bytes: u64,
+    /// Names of a directory.
+    pub names: Name,
+    /// Longest pause between two calls of a worker.
+    pub pause_max: Duration,
+}
+
+impl WorkloadOptions {
+    pub fn slab_cells(&self) -> u64 {
+        SLAB_BYTES / self.cell_bytes
+    }
+
+    fn large_files(&self) -> bool {
+        SLAB_BYTES.is_multiple_of(self.cell_bytes)
+    }
+}
+
+/// What all workers know.
+pub struct Shared {
+    pub options: WorkloadOptions,
+    pub history: History,
+    pub root: InodeId,
+    directories: RefCell<Vec<InodeId>>,
+    files: RefCell<Vec<InodeId>>,
+    appended: RefCell<BTreeMap<InodeId, u64>>,
+    /// Workers finish the call that they are at, and begin no other.
+    pub stopping: Cell<bool>,
+}
+
+impl Shared {
+    pub fn new(options: WorkloadOptions, history: History, root: InodeId) -> Rc<Self> {
+        Rc::new(Self {
+            options,
+            history,
+            root,
+            directories: RefCell::default(),
+            files: RefCell::default(),
+            appended: RefCell::default(),
+            stopping: Cell::new(false),
+        })
+    }
+
+    fn learn(&self, inode: InodeId, directory: bool) {
+        let mut known = if directory { self.directories.borrow_mut() } else { self.files.borrow_mut() };
+        if !known.contains(&inode) {
+            if known.len() == KNOWN_MAX {
+                known.remove(0);
+            }
+            known.push(inode);
+        }
+    }
+
+    fn forget(&self, inode: InodeId) {
+        self.directories.borrow_mut().retain(|known| *known != inode);
+        self.files.borrow_mut().retain(|known| *known != inode);
+    }
+}
+
+pub fn name_bytes(name: Name) -> Vec<u8> {
+    format!("name{name}").into_bytes()
+}
+
+fn name_number(name: &[u8]) -> Option<Name> {
+    std::str::from_utf8(name).ok()?.strip_prefix("name")?.parse().ok()
+}
+
+/// The bytes of an operation's cells: each word says whose it is and where in the cell it belongs.
+fn fill(op: OpId, cells: u64, cell_bytes: u64) -> Bytes {
+    let mut bytes = Vec::with_capacity((cells * cell_bytes) as usize);
+    for cell in 0..cells {
+        for word in 0..cell_bytes / 8 {
+            bytes.extend((value(op, cell) << 16 | word).to_le_bytes());
+        }
+    }
+    bytes.into()
+}
+
+/// What a cell holds; `None`: neither zeros nor what any operation writes.
+fn decode_cell(bytes: &[u8]) -> Option<Value> {
+    let mut words =
+        bytes.chunks_exact(8).map(|word| word.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)));
+    let first = words.next()?;
+    let found = first >> 16;
+    if found == 0 {
+        return (first == 0 && words.all(|word| word == 0)).then_some(0);
+    }
+    (first & 0xffff == 0 && words.zip(1..).all(|(word, at)| word == (found << 16 | at))).then_some(found)
+}
+
+/// One client's hand: makes calls and writes down what comes of them.
+#[derive(Clone)]
+pub struct Hand {
+    pub index: usize,
+    pub client: Rc<Client>,
+    pub shared: Rc<Shared>,
+}
+
+impl Hand {
+    /// Makes the call and remembers its outcome.
+    pub async fn call(&self, call: Call) -> Outcome {
+        let op = self.shared.history.invoke(self.index, call.clone());
+        let outcome = match self.carry_out(op, &call).await {
+            Ok(outcome) => outcome,
+            Err(errno) => Outcome::Errno(errno.0),
+        };
+        self.take_note(&call, &outcome);
+        self.shared.history.respond(op, outcome.clone());
+        outcome
+    }
+
+    fn take_note(&self, call: &Call, outcome: &Outcome) {
+        match (call, outcome) {
+            (_, Outcome::Entry { inode, directory }) => self.shared.learn(*inode, *directory),
+            (
+                Call::Write { inode, .. }
+                | Call::Append { inode, .. }
+                | Call::Read { inode, .. }
+                | Call::Stat { inode },
+                Outcome::Errno(_),
+            ) => self.shared.forget(*inode),
+            (Call::Create { dir, .. } | Call::Lookup { dir, .. } | Call::ReadDir { dir }, Outcome::Errno(_)) => {
+                if matches!(outcome, Outcome::Errno(crate::names::ESTALE)) {
+                    self.shared.forget(*dir);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn carry_out(&self, op: OpId, call: &Call) -> Result<Outcome, Errno> {
+        let client = &self.client;
+        let cell_bytes = self.shared.options.cell_bytes;
+        match call {
+            Call::Create { dir, name, directory } => {
+                let node = NewNode {
+                    kind: if *directory { FileKind::Directory } else { FileKind::File },
+                    mode: if *directory { DIRECTORY_MODE } else { FILE_MODE },
+                    rdev: 0,
+                    caller: Caller { uid: 0, gid: 0 },
+                    target: Vec::new(),
+                };
+                let attr = client.make(*dir, &name_bytes(*name), node).await?;
+                Ok(Outcome::Entry { inode: attr.inode, directory: *directory })
+            }
+            Call::Lookup { dir, name } => {
+                let found = client.lookup(*dir, &name_bytes(*name)).await?;
+                let directory = found.attr.kind == FileKind::Directory;
+                Ok(Outcome::Entry { inode: found.attr.inode, directory })
+            }
+            Call::Remove { dir, name, directory: false } => {
+                client.unlink(*dir, &name_bytes(*name)).await.map(|()| Outcome::Done)
+            }
+            Call::Remove { dir, name, .. } => client.rmdir(*dir, &name_bytes(*name)).await.map(|()| Outcome::Done),
+            Call::Rename { dir, name, new_dir, new_name, mode } => client
+                .rename(*dir, &name_bytes(*name), *new_dir, &name_bytes(*new_name), *mode)
+                .await
+                .map(|()| Outcome::Done),
+            Call::Link { inode, dir, name } => {
+                client.link(*inode, *dir, &name_bytes(*name)).await.map(|_| Outcome::Done)
+            }
+            Call::ReadDir { dir } => {
+                let listing = client.readdir(*dir, 0, LISTING_MAX).await?;
+                let entries: Option<Vec<_>> =
+                    listing.entries.iter().map(|entry| Some((name_number(&entry.name)?, entry.inode))).collect();
+                Ok(match entries {
+                    Some(entries) if listing.end => Outcome::Entries(entries),
+                    _ => Outcome::Nonsense(format!("a listing of {:?}", listing.entries)),
+                })
+            }
+            Call::Write { inode, at, cells } => {
+                let data = fill(op, *cells, cell_bytes);
+                let len = data.len();
+                let written = client.write(*inode, at * cell_bytes, data, false).await?;
+                Ok(all_or(written, len))
+            }
+            Call::Append { inode, cells } => {
+                let data = fill(op, *cells, cell_bytes);
+                let len = data.len();
+                Ok(all_or(client.append(*inode, data, false).await?, len))
+            }
+            Call::Read { inode, at, cells } => {
+                let parts = client.read(*inode, at * cell_bytes, (cells * cell_bytes) as u32).await?;
+                Ok(self.decode(&parts.concat()))
+            }
+            Call::Truncate { inode, size } => {
+                let set = SetAttr { size_bytes: Some(size * cell_bytes), ..SetAttr::default() };
+                client.setattr(*inode, set).await.map(|_| Outcome::Done)
+            }
+            Call::Chmod { inode, mode } => {
+                let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
+                client.setattr(*inode, set).await.map(|_| Outcome::Done)
+            }
+            Call::Stat { inode } => {
+                let attr = client.getattr(*inode).await?;
+                if !attr.size_bytes.is_multiple_of(cell_bytes) {
+                    return Ok(Outcome::Nonsense(format!("a size of {} bytes", attr.size_bytes)));
+                }
+                Ok(Outcome::Stat { size: attr.size_bytes / cell_bytes, mode: attr.mode, links: attr.links })
+            }
+        }
+    }
+
+    fn decode(&self, data: &[u8]) -> Outcome {
+        let cell_bytes = self.shared.options.cell_bytes as usize;
+        if !data.len().is_multiple_of(cell_bytes) {
+            return Outcome::Nonsense(format!("{} bytes", data.len()));
+        }
+        let made = self.shared.history.len();
+        let mut values = Vec::new();
+        for (index, cell) in data.chunks_exact(cell_bytes).enumerate() {
+            match decode_cell(cell) {
+                Some(found) if value_origin(found).is_none_or(|(op, _)| op < made) => values.push(found),
+                _ => {
+                    let start: Vec<u8> = cell.iter().take(32).copied().collect();
+                    return Outcome::Nonsense(format!("cell {index} of the answer is garbage: {start:02x?}..."));
+                }
+            }
+        }
+        Outcome::Data(values)
+    }
+}
+
+fn all_or(written: usize, len: usize) -> Outcome {
+    if written == len { Outcome::Done } else { Outcome::Nonsense(format!("{written} of {len} bytes written")) }
+}
+
+/// Calls until told to stop.
+pub async fn work(hand: Hand, handle: Handle, seed: u64) {
+    let mut random = Random::new(seed);
+    while !hand.shared.stopping.get() {
+        if let Some(call) = choose(&hand.shared, &mut random) {
+            hand.call(call).await;
+        }
+        let pause = random.below(hand.shared.options.pause_max.as_nanos() as u64);
+        handle.sleep(Duration::from_nanos(pause)).await;
+    }
+}
+
+fn pick<T: Copy>(list: &[T], random: &mut Random) -> Option<T> {
+    list.get(random.below(list.len() as u64) as usize).copied()
+}
+
+/// Where a call begins, and how many cells it takes.
+fn place(shared: &Shared, inode: InodeId, random: &mut Random) -> (u64, u64) {
+    let cells = 1 + random.below(CALL_CELLS_MAX.min(CELLS_MAX));
+    if !is_large(shared, inode) {
+        return (random.below(SMALL_CELLS_MAX - CALL_CELLS_MAX), cells);
+    }
+    // Around the ends of slabs.
+    let border = random.below(4) * shared.options.slab_cells();
+    ((border + random.below(2 * CALL_CELLS_MAX)).saturating_sub(CALL_CELLS_MAX), cells)
+}
+
+/// Every fourth file is used beyond its first slab, and never appended to.
+fn is_large(shared: &Shared, inode: InodeId) -> bool {
+    shared.options.large_files() && inode.0.is_multiple_of(4)
+}
+
+fn choose(shared: &Shared, random: &mut Random) -> Option<Call> {
+    let dir = match random.below(2) {
+        0 => shared.root,
+        _ => pick(&shared.directories.borrow(), random).unwrap_or(shared.root),
+    };
+    let name = random.below(u64::from(shared.options.names)) as Name;
+    let inode = pick(&shared.files.borrow(), random);
+    Some(match random.below(100) {
+        0..13 => Call::Create { dir, name, directory: false },
+        13..17 => Call::Create { dir, name, directory: true },
+        17..25 => Call::Lookup { dir, name },
+        25..31 => Call::Remove { dir, name, directory: false },
+        31..34 => Call::Remove { dir, name, directory: true },
+        34..41 => {
+            let new_dir = pick(&shared.directories.borrow(), random).unwrap_or(shared.root);
+            let new_name = random.below(u64::from(shared.options.names)) as Name;
+            let mode = match random.below(4) {
+                0 => RenameMode::NoReplace,
+                1 => RenameMode::Exchange,
+                _ => RenameMode::Replace,
+            };
+            Call::Rename { dir, name, new_dir, new_name, mode }
+        }
+        41..44 => Call::Link { inode: inode?, dir, name },
+        44..49 => Call::ReadDir { dir },
+        49..67 => {
+            let inode = inode?;
+            let (at, cells) = place(shared, inode, random);
+            Call::Write { inode, at, cells }
+        }
+        67..72 => {
+            let inode = inode?;
+            let cells = 1 + random.below(4);
+            let mut appended = shared.appended.borrow_mut();
+            let appended = appended.entry(inode).or_default();
+            if is_large(shared, inode) || *appended + cells > APPENDED_CELLS_MAX {
+                return Some(Call::Stat { inode });
+            }
+            *appended += cells;
+            Call::Append { inode, cells }
+        }
+        72..86 => {
+            let inode = inode?;
+            let (at, cells) = place(shared, inode, random);
+            Call::Read { inode, at, cells }
+        }
+        86..91 => {
+            let inode = inode?;
+            let (size, _) = place(shared, inode, random);
+            Call::Truncate { inode, size }
+        }
+        91..94 => Call::Chmod { inode: inode?, mode: random.below(0o1000) as u16 },
+        _ => Call::Stat { inode: inode? },
+    })
+}
+
+/// Looks at everything that there is.
+pub async fn read_back(hand: &Hand) -> Result<(), String> {
+    let mut directories = vec![hand.shared.root];
+    let mut seen = Vec::new();
+    while let Some(dir) = directories.pop() {
+        let Outcome::Entries(entries) = hand.call(Call::ReadDir { dir }).await else {
+            return Err(format!("{dir} can't be listed"));
+        };
+        for (name, inode) in entries {
+            let found = hand.call(Call::Lookup { dir, name }).await;
+            let Outcome::Entry { directory, .. } = found else {
+                return Err(format!("name {name} of {dir}: {found:?}"));
+            };
+            if seen.contains(&inode) {
+                continue;
+            }
+            seen.push(inode);
+            if directory {
+                directories.push(inode);
+                continue;
+            }
+            let Outcome::Stat { size, .. } = hand.call(Call::Stat { inode }).await else {
+                return Err(format!("{inode} has a name and no attributes"));
+            };
+            let step = hand.shared.options.slab_cells().min(SLAB_READ_CELLS_MAX);
+            let mut at = 0;
+            while at < size {
+                hand.call(Call::Read { inode, at, cells: step.min(size - at) }).await;
+                at += step;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Cells of one call of the final reading.
+const SLAB_READ_CELLS_MAX: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_say_whose_they_are() {
+        let bytes = fill(6, 2, 1000);
+        assert_eq!(bytes.len(), 2000);
+        assert_eq!(decode_cell(&bytes[..1000]), Some(value(6, 0)));
+        assert_eq!(decode_cell(&bytes[1000..]), Some(value(6, 1)));
+        assert_eq!(value_origin(value(6, 1)), Some((6, 1)));
+        assert_eq!(decode_cell(&[0; 1000]), Some(0));
+        assert_eq!(value_origin(0), None);
+        assert_eq!(decode_cell(&bytes[8..1008]), None, "shifted");
+        let mut mixed = bytes[..1000].to_vec();
+        mixed[992..].copy_from_slice(&bytes[1992..]);
+        assert_eq!(decode_cell(&mixed), None, "torn");
+        let mut partly = bytes[..1000].to_vec();
+        partly[500..].fill(0);
+        assert_eq!(decode_cell(&partly), None, "partly zeros");
+    }
+}
