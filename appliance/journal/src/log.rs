@@ -256,6 +256,7 @@ impl Log {
     /// Returns when the leader lease holds. Asks the drives for promises if it doesn't, and ahead of time when half
     /// of it is over, so that a busy reader seldom waits.
     pub async fn hold_lease(self: &Rc<Self>) -> Result<(), LogError> {
+        let mut asked_at: Option<Instant> = None;
         loop {
             let changed = self.changed.notified();
             let now = self.caller.handle.now();
@@ -270,13 +271,18 @@ impl Log {
             if valid && fresh {
                 return Ok(());
             }
-            self.state.borrow_mut().replicator.beat();
-            self.pump();
+            // An answer may be late or lost: asked again before long, but not after each answer. That of the own drive
+            // comes at once, and would be asked for without end until the others' arrive.
+            let due = asked_at.is_none_or(|at| now.since(at) >= self.beat_again);
+            if due {
+                self.state.borrow_mut().replicator.beat();
+                self.pump();
+            }
+            let asked = *asked_at.insert(asked_at.filter(|_| !due).unwrap_or(now));
             if valid {
                 return Ok(());
             }
-            // An answer may have been late or lost: ask again before long.
-            let _ = self.caller.handle.timeout(self.beat_again, changed).await;
+            let _ = self.caller.handle.timeout_at(asked + self.beat_again, changed).await;
         }
     }
 
