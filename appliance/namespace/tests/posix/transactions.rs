@@ -86,6 +86,57 @@ fn a_directory_is_made_near_when_its_bucket_is_away() {
     });
 }
 
+#[test]
+fn nobody_sees_one_half_before_the_other() {
+    for seed in 310..314 {
+        run(seed, |rig| async move {
+            let client = rig.client(1);
+            let a = dir_in(&client, &rig, 1, "a").await;
+            let b = dir_in(&client, &rig, 2, "b").await;
+            let f = client.create(a, "f").await.unwrap();
+            client.create(b, "g").await.unwrap();
+            let done = std::rc::Rc::new(std::cell::Cell::new(false));
+            let watchers: Vec<_> = (2..5)
+                .map(|id| {
+                    let (watcher, done) = (rig.client(id), done.clone());
+                    rig.handle().spawn("watcher", async move {
+                        let mut looks = 0;
+                        while !done.get() {
+                            // Where it goes is looked at after where it comes from: it must be in one of both.
+                            let here = watcher.lookup(a, "f").await.is_ok();
+                            let there = watcher.lookup(b, "f").await.is_ok();
+                            let here_again = watcher.lookup(a, "f").await.is_ok();
+                            assert!(here || there || here_again, "the file was nowhere");
+                            // A name that is replaced is always there.
+                            assert!(watcher.lookup(b, "g").await.is_ok(), "the replaced name was gone");
+                            looks += 1;
+                        }
+                        looks
+                    })
+                })
+                .collect();
+            for round in 0..12 {
+                assert_eq!(client.rename((a, "f"), (b, "f")).await, 0);
+                // What was answered is seen by everyone.
+                assert_eq!(rig.client(6).lookup(b, "f").await.unwrap(), f);
+                assert!(rig.client(6).lookup(a, "f").await.is_err());
+                assert_eq!(client.rename((b, "f"), (a, "f")).await, 0);
+                let h = client.create(a, "h").await.unwrap();
+                assert_eq!(client.rename((a, "h"), (b, "g")).await, 0);
+                assert_eq!(client.lookup(b, "g").await.unwrap(), h);
+                if round == 5 {
+                    rig.fail_over(BucketId(2)).await;
+                }
+            }
+            done.set(true);
+            for watcher in watchers {
+                assert!(watcher.await.unwrap() > 10);
+            }
+            check(&rig, &client).await;
+        });
+    }
+}
+
 /// One operation over several buckets, in a world of its own.
 #[derive(Clone, Copy, Debug)]
 enum Case {
