@@ -324,12 +324,22 @@ impl Namespace {
     }
 
     /// Data that a client wrote to other buckets becomes part of the file.
-    pub(crate) async fn publish(&self, call: &Call, number: InodeId, end: u64, kill_setid: bool) -> Outcome {
+    pub(crate) async fn publish(
+        &self,
+        call: &Call,
+        number: InodeId,
+        end: u64,
+        cut_generation: u64,
+        kill_setid: bool,
+    ) -> Outcome {
         if end > FILE_BYTES_MAX {
             return Err(errno::EFBIG);
         }
         let _guard = self.lock_inodes(call, [number]).await;
         let mut inode = self.file(call, number).await?;
+        if end > 0 && cut_generation < inode.cut_generation {
+            return Err(FsError::Cut { generation: inode.cut_generation });
+        }
         let mut batch = Batch::new();
         if end > INLINE_BYTES_MAX as u64 {
             self.spill(call, number, &mut inode, &mut batch);

@@ -170,7 +170,9 @@ impl Namespace {
                 self.write(call, inode, offset, cut_generation, kill_setid, body).await
             }
             FsOp::Append { inode, kill_setid } => self.append(call, inode, kill_setid, body).await,
-            FsOp::Publish { inode, end, kill_setid } => self.publish(call, inode, end, kill_setid).await,
+            FsOp::Publish { inode, end, cut_generation, kill_setid } => {
+                self.publish(call, inode, end, cut_generation, kill_setid).await
+            }
             FsOp::Fallocate { inode, offset, len_bytes, mode, cut_generation } => {
                 self.fallocate(call, inode, offset, len_bytes, mode, cut_generation).await
             }

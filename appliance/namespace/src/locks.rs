@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use weft_wire::fs::{Lock, LockKind, LockType};
+use weft_wire::locks::replace;
 use weft_wire::{ClientId, FsId, InodeId};
 
 /// Locks held in one bucket.
@@ -31,19 +32,12 @@ impl Target {
     pub fn new(fs: FsId, inode: InodeId, kind: LockKind) -> Self {
         Self { fs, inode, flock: kind == LockKind::Flock }
     }
-
-    fn kind(&self) -> LockKind {
-        if self.flock { LockKind::Flock } else { LockKind::Record }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     owner: Owner,
-    typ: LockType,
-    start: u64,
-    end: u64,
-    pid: u32,
+    lock: Lock,
 }
 
 #[derive(Default)]
@@ -121,15 +115,7 @@ impl Locks {
 
     /// The first lock that stands in the way.
     pub fn test(&self, target: Target, owner: Owner, lock: &Lock) -> Option<Lock> {
-        let held = self.obstacles(target, owner, lock).min_by_key(|held| held.start)?;
-        Some(Lock {
-            kind: target.kind(),
-            typ: held.typ,
-            start: held.start,
-            end: held.end,
-            owner: held.owner.token,
-            pid: held.pid,
-        })
+        self.obstacles(target, owner, lock).map(|held| held.lock).min_by_key(|lock| lock.start)
     }
 
     /// Waiters that were granted their locks since the last call.
@@ -183,9 +169,9 @@ impl Locks {
         let (typ, start, end) = (lock.typ, lock.start, lock.end);
         self.files.get(&target).into_iter().flat_map(|file| file.held.iter()).filter(move |held| {
             held.owner != owner
-                && held.start <= end
-                && start <= held.end
-                && (typ == LockType::Write || held.typ == LockType::Write)
+                && held.lock.start <= end
+                && start <= held.lock.end
+                && (typ == LockType::Write || held.lock.typ == LockType::Write)
         })
     }
 
@@ -211,32 +197,11 @@ impl Locks {
     fn place(&mut self, target: Target, owner: Owner, lock: &Lock) {
         let file = self.files.entry(target).or_default();
         let before = file.held.len();
-        let mut kept = Vec::with_capacity(before + 2);
-        let mut new = Held { owner, typ: lock.typ, start: lock.start, end: lock.end, pid: lock.pid };
-        for held in file.held.drain(..) {
-            let touches = held.owner == owner
-                && held.start <= lock.end.saturating_add(1)
-                && lock.start <= held.end.saturating_add(1);
-            if !touches {
-                kept.push(held);
-                continue;
-            }
-            if held.typ == lock.typ {
-                new.start = new.start.min(held.start);
-                new.end = new.end.max(held.end);
-                continue;
-            }
-            if held.start < lock.start {
-                kept.push(Held { end: held.end.min(lock.start - 1), ..held });
-            }
-            if held.end > lock.end {
-                kept.push(Held { start: held.start.max(lock.end + 1), ..held });
-            }
-        }
-        if lock.typ != LockType::Unlock {
-            kept.push(new);
-        }
-        file.held = kept;
+        let (own, mut held): (Vec<Held>, Vec<Held>) = file.held.drain(..).partition(|held| held.owner == owner);
+        let mut own: Vec<Lock> = own.into_iter().map(|held| held.lock).collect();
+        replace(&mut own, *lock);
+        held.extend(own.into_iter().map(|lock| Held { owner, lock }));
+        file.held = held;
         self.held = self.held + file.held.len() - before;
         self.tidy(target);
     }
@@ -279,32 +244,7 @@ mod tests {
         Lock { kind: LockKind::Record, typ, start, end, owner: 0, pid: 1 }
     }
 
-    fn ranges(locks: &Locks, target: Target, owner: Owner) -> Vec<(LockType, u64, u64)> {
-        let held = locks.files.get(&target).map(|file| file.held.clone()).unwrap_or_default();
-        let mut found: Vec<_> =
-            held.iter().filter(|held| held.owner == owner).map(|held| (held.typ, held.start, held.end)).collect();
-        found.sort_by_key(|range| range.1);
-        found
-    }
-
     use LockType::{Read, Unlock, Write};
-
-    #[test]
-    fn ranges_of_an_owner_split_and_merge() {
-        let t = target(1, LockKind::Record);
-        let mut locks = Locks::default();
-        assert_eq!(locks.set(t, A, lock(Write, 0, 99), None), Taken::Granted);
-        locks.set(t, A, lock(Read, 40, 59), None);
-        assert_eq!(ranges(&locks, t, A), [(Write, 0, 39), (Read, 40, 59), (Write, 60, 99)]);
-        locks.set(t, A, lock(Unlock, 50, 69), None);
-        assert_eq!(ranges(&locks, t, A), [(Write, 0, 39), (Read, 40, 49), (Write, 70, 99)]);
-        locks.set(t, A, lock(Write, 40, 69), None);
-        assert_eq!(ranges(&locks, t, A), [(Write, 0, 99)]);
-        locks.set(t, A, lock(Write, 100, u64::MAX), None);
-        assert_eq!(ranges(&locks, t, A), [(Write, 0, u64::MAX)]);
-        locks.set(t, A, lock(Unlock, 0, u64::MAX), None);
-        assert!(locks.files.is_empty() && locks.held == 0);
-    }
 
     #[test]
     fn writers_exclude_readers_do_not() {

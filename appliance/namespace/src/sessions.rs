@@ -124,10 +124,12 @@ impl Namespace {
         let now = self.bucket.handle().now();
         let reassert = {
             let mut sessions = self.sessions.borrow_mut();
+            let known = sessions.sessions.contains_key(&call.client);
             let session = sessions.sessions.entry(call.client).or_insert(Session { heard: now, renews: true });
             (session.heard, session.renews) = (now, true);
             sessions.changed.notify_one();
-            sessions.awaited.contains_key(&call.client)
+            // One that is not known has lost what it had, or had it from another leader.
+            !known || sessions.awaited.contains_key(&call.client)
         };
         let Some(holds) = holds else { return Ok((FsReply::Renewed { reassert }, Bytes::new())) };
         if !holds.opens.is_empty() || !holds.locks.is_empty() {

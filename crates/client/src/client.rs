@@ -4,6 +4,7 @@ use crate::connect::{self, ConnectError, ConnectOptions, propose};
 use crate::errno::Errno;
 use crate::follow::Follower;
 use crate::opens::{OpenMode, Opens};
+use crate::renew::Held;
 use crate::request::{Answer, Effect, Failure};
 use crate::waiting::Waits;
 use crate::window::Window;
@@ -40,7 +41,9 @@ pub struct Client {
     /// Cut generations of files as last heard. A server that knows a newer one says so.
     pub(crate) generations: RefCell<BTreeMap<InodeId, u64>>,
     pub(crate) statfs: Cell<Option<(Instant, Space)>>,
+    pub(crate) held: Held,
     reopener: Cell<Option<Task<()>>>,
+    renewer: Cell<Option<Task<()>>>,
 }
 
 /// A name that was found or made.
@@ -86,10 +89,14 @@ impl Client {
             opens: Opens::default(),
             generations: RefCell::default(),
             statfs: Cell::new(None),
+            held: Held::default(),
             reopener: Cell::new(None),
+            renewer: Cell::new(None),
         });
         let reopen = crate::opens::reopen(Rc::downgrade(&client), client.map_watch.clone());
         client.reopener.set(Some(handle.spawn("open again", reopen)));
+        let renew = crate::renew::renew(Rc::downgrade(&client), handle.clone());
+        client.renewer.set(Some(handle.spawn("renew", renew)));
         Ok(client)
     }
 
@@ -109,7 +116,7 @@ impl Client {
     /// Ends this client: closes what is open, gives the id back. Whatever is called afterwards fails.
     pub async fn close(&self) {
         self.fenced.set(true);
-        if let Some(task) = self.reopener.take() {
+        for task in [self.reopener.take(), self.renewer.take()].into_iter().flatten() {
             task.abort();
         }
         let mut wait = self.waits.begin();
@@ -309,7 +316,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if let Some(task) = self.reopener.take() {
+        for task in [self.reopener.take(), self.renewer.take()].into_iter().flatten() {
             task.abort();
         }
     }

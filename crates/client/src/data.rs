@@ -121,34 +121,40 @@ impl Client {
             self.write_first_slab(inode, offset, data.slice(..len), kill_setid).await?;
             return Ok(len);
         }
-        let writes = pieces(offset..end).map(|piece| {
-            let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
-            async move {
-                if piece.start < SLAB_BYTES {
-                    self.write_first_slab(inode, piece.start, part, kill_setid).await
-                } else {
-                    self.write_slab(inode, piece.start, part).await
+        loop {
+            let writes = pieces(offset..end).map(|piece| {
+                let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
+                async move {
+                    if piece.start < SLAB_BYTES {
+                        self.write_first_slab(inode, piece.start, part, kill_setid).await.map(|()| u64::MAX)
+                    } else {
+                        self.write_slab(inode, piece.start, part).await
+                    }
                 }
-            }
-        });
-        let mut stands = offset;
-        let mut failed = None;
-        for (piece, outcome) in pieces(offset..end).zip(join_all(writes).await) {
-            match outcome {
-                Ok(()) => stands = piece.end,
-                Err(errno) => {
-                    failed = Some(errno);
-                    break;
+            });
+            let mut stands = offset;
+            let mut failed = None;
+            let mut oldest = u64::MAX;
+            for (piece, outcome) in pieces(offset..end).zip(join_all(writes).await) {
+                match outcome {
+                    Ok(generation) => oldest = oldest.min(generation),
+                    Err(errno) => {
+                        failed = Some(errno);
+                        break;
+                    }
                 }
+                stands = piece.end;
             }
+            match failed {
+                Some(errno) if stands == offset => return Err(errno),
+                // What is in slab 0 has published itself.
+                _ if stands <= SLAB_BYTES => {}
+                // A cut came in between and may have taken some of it: once more.
+                _ if self.publish(inode, stands, oldest, kill_setid).await?.is_none() => continue,
+                _ => {}
+            }
+            return Ok((stands - offset) as usize);
         }
-        match failed {
-            Some(errno) if stands == offset => return Err(errno),
-            // What is in slab 0 has published itself.
-            _ if stands <= SLAB_BYTES => {}
-            _ => drop(self.publish(inode, stands, kill_setid).await?),
-        }
-        Ok((stands - offset) as usize)
     }
 
     async fn write_first_slab(&self, inode: InodeId, offset: u64, data: Bytes, kill_setid: bool) -> Result<(), Errno> {
@@ -162,7 +168,7 @@ impl Client {
         }
     }
 
-    async fn write_slab(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<(), Errno> {
+    async fn write_slab(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<u64, Errno> {
         self.change_slab(inode, offset, data, |cut_generation| FsOp::Write {
             inode,
             offset,
@@ -172,19 +178,19 @@ impl Client {
         .await
     }
 
-    /// Changes a slab under the newest cut generation.
+    /// Changes a slab under the newest cut generation; answers which that was.
     async fn change_slab(
         &self,
         inode: InodeId,
         offset: u64,
         data: Bytes,
         op: impl Fn(u64) -> FsOp,
-    ) -> Result<(), Errno> {
+    ) -> Result<u64, Errno> {
         let position = self.slab_at(inode, offset);
         loop {
             let known = self.generation(inode).await?;
             match self.change(position, op(known), data.clone()).await {
-                Ok((FsReply::Written { .. } | FsReply::Done, _)) => return Ok(()),
+                Ok((FsReply::Written { .. } | FsReply::Done, _)) => return Ok(known),
                 Ok(other) => return Err(unexpected(&other)),
                 Err(Failure::Errno(errno)) => return Err(errno),
                 Err(Failure::Cut { generation }) => {
@@ -200,14 +206,29 @@ impl Client {
         }
     }
 
-    /// The data up to `end` is durable: makes it part of the file. 0: only the times change.
-    async fn publish(&self, inode: InodeId, end: u64, kill_setid: bool) -> Result<Attr, Errno> {
-        match self.inode_change(inode, FsOp::Publish { inode, end, kill_setid }).await? {
-            (FsReply::Attr(attr), _) => {
+    /// The data up to `end` is durable: makes it part of the file. 0: only the times change. `None`: a cut has come since
+    /// the generation that the data was written under.
+    async fn publish(
+        &self,
+        inode: InodeId,
+        end: u64,
+        cut_generation: u64,
+        kill_setid: bool,
+    ) -> Result<Option<Attr>, Errno> {
+        let op = FsOp::Publish { inode, end, cut_generation, kill_setid };
+        match self.change(inode.position(), op, Bytes::new()).await {
+            Ok((FsReply::Attr(attr), _)) => {
                 self.learn(&attr);
-                Ok(attr)
+                Ok(Some(attr))
             }
-            other => Err(unexpected(&other)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(Failure::Cut { generation }) => {
+                let mut generations = self.generations.borrow_mut();
+                let known = generations.entry(inode).or_default();
+                *known = generation.max(*known);
+                Ok(None)
+            }
+            Err(Failure::Errno(errno)) => Err(errno),
         }
     }
 
@@ -240,23 +261,37 @@ impl Client {
             let size = self.getattr(inode).await?.size_bytes;
             end = end.min(size.max(offset.saturating_add(PUNCH_SLABS_MAX * SLAB_BYTES)));
         }
-        let mut left = pieces(offset..end).peekable();
-        while left.peek().is_some() {
-            let some: Vec<_> = left.by_ref().take(PARALLEL_MAX).collect();
-            let changes = some.into_iter().map(|piece| self.fallocate_slab(inode, piece, mode));
-            for outcome in join_all(changes).await {
-                outcome?;
+        loop {
+            let mut oldest = u64::MAX;
+            let mut left = pieces(offset..end).peekable();
+            while left.peek().is_some() {
+                let some: Vec<_> = left.by_ref().take(PARALLEL_MAX).collect();
+                let changes = some.into_iter().map(|piece| self.fallocate_slab(inode, piece, mode));
+                for outcome in join_all(changes).await {
+                    oldest = oldest.min(outcome?);
+                }
+            }
+            if end <= SLAB_BYTES || self.publish_fallocated(inode, end, oldest, mode).await? {
+                return Ok(());
             }
         }
-        if end <= SLAB_BYTES {
-            return Ok(());
-        }
-        let grows =
-            matches!(mode, FallocateMode::Allocate { keep_size: false } | FallocateMode::Zero { keep_size: false });
-        self.publish(inode, if grows { end } else { 0 }, false).await.map(drop)
     }
 
-    async fn fallocate_slab(&self, inode: InodeId, piece: Range<u64>, mode: FallocateMode) -> Result<(), Errno> {
+    /// False: a cut has come in between.
+    async fn publish_fallocated(
+        &self,
+        inode: InodeId,
+        end: u64,
+        cut_generation: u64,
+        mode: FallocateMode,
+    ) -> Result<bool, Errno> {
+        let grows =
+            matches!(mode, FallocateMode::Allocate { keep_size: false } | FallocateMode::Zero { keep_size: false });
+        let published = self.publish(inode, if grows { end } else { 0 }, cut_generation, false).await?;
+        Ok(published.is_some())
+    }
+
+    async fn fallocate_slab(&self, inode: InodeId, piece: Range<u64>, mode: FallocateMode) -> Result<u64, Errno> {
         let (offset, len_bytes) = (piece.start, piece.end - piece.start);
         self.change_slab(inode, offset, Bytes::new(), |cut_generation| FsOp::Fallocate {
             inode,

@@ -12,6 +12,7 @@ mod errno;
 mod follow;
 mod locks;
 mod opens;
+mod renew;
 mod request;
 mod space;
 pub mod tunables;

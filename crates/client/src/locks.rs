@@ -6,7 +6,7 @@ use crate::request::Effect;
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_wire::InodeId;
-use weft_wire::fs::{FsOp, FsReply, Lock, LockKind};
+use weft_wire::fs::{FsOp, FsReply, Lock, LockKind, LockType};
 
 /// Takes back a wait for a lock that was given up before it was answered.
 struct Asked<'a> {
@@ -35,10 +35,17 @@ impl Drop for Asked<'_> {
 impl Client {
     /// Takes or gives back a lock. `wait`: however long it takes; dropping the future gives up.
     pub async fn set_lock(self: &Rc<Self>, inode: InodeId, lock: Lock, wait: bool) -> Result<(), Errno> {
+        if lock.typ == LockType::Unlock {
+            drop(self.held.telling.lock().await);
+            self.held.set(inode, lock);
+        }
         let mut asked = Asked { client: self, inode, owner: lock.owner, answered: !wait };
         let op = FsOp::SetLock { inode, lock, wait };
         let outcome = self.send(inode.position(), op, Bytes::new(), Effect::Once).await;
         asked.answered = true;
+        if outcome.is_ok() && lock.typ != LockType::Unlock {
+            self.held.set(inode, lock);
+        }
         outcome.map(drop).map_err(Errno::from)
     }
 
@@ -52,6 +59,8 @@ impl Client {
 
     /// Gives back all locks of an owner.
     pub async fn release_locks(&self, inode: InodeId, kind: LockKind, owner: u64) -> Result<(), Errno> {
+        drop(self.held.telling.lock().await);
+        self.held.release(inode, kind, owner);
         self.inode_change(inode, FsOp::ReleaseLocks { inode, kind, owner }).await.map(drop)
     }
 }

@@ -8,7 +8,7 @@ use crate::client::{Client, unexpected};
 use crate::errno::Errno;
 use crate::tunables::PARALLEL_MAX;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use weft_reactor::join_all;
 use weft_reactor::sync::{Mutex, Watch};
@@ -55,7 +55,7 @@ impl Opens {
         }
     }
 
-    fn all(&self) -> Vec<InodeId> {
+    pub fn all(&self) -> Vec<InodeId> {
         self.inodes.borrow().keys().copied().collect()
     }
 }
@@ -148,7 +148,10 @@ impl Client {
     }
 
     /// Tells the leader of a bucket what is open there.
-    async fn open_again(&self, inodes: &[InodeId]) {
+    pub(crate) async fn open_again(&self, bucket: BucketId) {
+        let Some(map) = self.follower.map() else { return };
+        let here = |inode: &InodeId| map.bucket_of(inode.position()) == bucket;
+        let inodes: Vec<InodeId> = self.opens.all().into_iter().filter(here).collect();
         for some in inodes.chunks(PARALLEL_MAX) {
             let tell = some.iter().map(|inode| async move {
                 let open = self.opens.inodes.borrow().get(inode).cloned();
@@ -172,21 +175,17 @@ pub(crate) async fn reopen(client: Weak<Client>, watch: Watch<Option<Rc<Map>>>) 
     loop {
         let version = watch.version();
         if let Some(map) = watch.get() {
-            let mut changed = Vec::new();
+            let mut changed = BTreeSet::new();
             for (index, bucket) in map.buckets.iter().enumerate() {
                 let id = BucketId(index as u32);
                 if epochs.insert(id, bucket.epoch).is_some_and(|before| before != bucket.epoch) {
-                    changed.push(id);
+                    changed.insert(id);
                 }
             }
             if !changed.is_empty() {
                 let Some(client) = client.upgrade() else { return };
-                let here = |inode: &InodeId| changed.contains(&map.bucket_of(inode.position()));
-                let inodes: Vec<InodeId> = client.opens.all().into_iter().filter(here).collect();
                 let handle = client.handle.clone();
-                if !inodes.is_empty() {
-                    handle.spawn("open again", async move { client.open_again(&inodes).await }).detach();
-                }
+                handle.spawn("tell what is held", async move { client.tell_holds(&changed).await }).detach();
             }
         }
         watch.changed_since(version).await;

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// One call that waits for a lock.
 pub const LOCK_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one sign of life may take; the next comes anyway.
+pub const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a call is made again; doubles up to the larger one. A newer map ends it early.
 pub const RETRY_FIRST: Duration = Duration::from_millis(10);
 pub const RETRY_MOST: Duration = Duration::from_millis(500);

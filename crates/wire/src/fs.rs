@@ -294,9 +294,11 @@ pub enum FsOp {
         end: u64,
     },
     /// Data up to `end` is durable at the slabs' owners: publishes the size and the times. `end` 0: times only.
+    /// `cut_generation`: the oldest that the data was written under; if a cut came since, it is to be written again.
     Publish {
         inode: InodeId,
         end: u64,
+        cut_generation: u64,
         kill_setid: bool,
     },
     Fallocate {

@@ -11,6 +11,7 @@ pub mod fs;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod locks;
 pub mod manager;
 pub mod map;
 

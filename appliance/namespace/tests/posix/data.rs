@@ -58,7 +58,9 @@ impl Checked {
         let grows = matches!(mode, FallocateMode::Zero { keep_size: false });
         if grows && end as usize > self.model.len() {
             self.model.resize(end as usize, 0);
-            self.client.ask(FsOp::Publish { inode: self.inode, end, kill_setid: false }).await.unwrap();
+            let cut_generation = self.client.getattr(self.inode).await.unwrap().cut_generation;
+            let op = FsOp::Publish { inode: self.inode, end, cut_generation, kill_setid: false };
+            self.client.ask(op).await.unwrap();
         }
         let stop = (end as usize).min(self.model.len());
         if (offset as usize) < stop {

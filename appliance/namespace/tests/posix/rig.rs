@@ -585,7 +585,8 @@ impl Client {
             at = stop;
         }
         if end > SLAB_BYTES {
-            self.ask(FsOp::Publish { inode, end, kill_setid: false }).await?;
+            let cut_generation = self.getattr(inode).await?.cut_generation;
+            self.ask(FsOp::Publish { inode, end, cut_generation, kill_setid: false }).await?;
         }
         Ok(())
     }

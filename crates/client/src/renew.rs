@@ -1,0 +1,114 @@
+//! What this client holds at the leaders of buckets, and telling them: now and then that it is still there, and a new
+//! leader all that it had from the one before.
+
+use crate::client::Client;
+use crate::tunables::RENEW_TIMEOUT;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Weak;
+use std::time::Duration;
+use weft_reactor::sync::Mutex;
+use weft_reactor::{Handle, join_all};
+use weft_wire::fs::{FsOp, FsReply, Holds, Lock, LockKind, LockType};
+use weft_wire::limits::RENEW_SECONDS;
+use weft_wire::locks::replace;
+use weft_wire::map::Map;
+use weft_wire::{BucketId, InodeId};
+
+/// Locks that were granted.
+pub(crate) struct Held {
+    locks: RefCell<BTreeMap<InodeId, Vec<Lock>>>,
+    /// Taken while a leader is told: what is given back meanwhile is given back after it.
+    pub telling: Mutex<()>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { locks: RefCell::default(), telling: Mutex::new(()) }
+    }
+}
+
+impl Held {
+    /// Takes note of what was granted, or is about to be given back.
+    pub fn set(&self, inode: InodeId, lock: Lock) {
+        let mut locks = self.locks.borrow_mut();
+        let held = locks.entry(inode).or_default();
+        let (mut own, mut others): (Vec<Lock>, Vec<Lock>) =
+            held.drain(..).partition(|other| other.owner == lock.owner && other.kind == lock.kind);
+        replace(&mut own, lock);
+        others.extend(own);
+        match others.is_empty() {
+            true => _ = locks.remove(&inode),
+            false => _ = locks.insert(inode, others),
+        }
+    }
+
+    pub fn release(&self, inode: InodeId, kind: LockKind, owner: u64) {
+        self.set(inode, Lock { kind, typ: LockType::Unlock, start: 0, end: u64::MAX, owner, pid: 0 });
+    }
+
+    fn inodes(&self) -> Vec<InodeId> {
+        self.locks.borrow().keys().copied().collect()
+    }
+
+    fn of_bucket(&self, map: &Map, bucket: BucketId) -> Vec<(InodeId, Lock)> {
+        let locks = self.locks.borrow();
+        let here = locks.iter().filter(|(inode, _)| map.bucket_of(inode.position()) == bucket);
+        here.flat_map(|(inode, locks)| locks.iter().map(|lock| (*inode, *lock))).collect()
+    }
+}
+
+impl Client {
+    /// An inode of each bucket where this client holds something.
+    fn holds_at(&self) -> BTreeMap<BucketId, InodeId> {
+        let Some(map) = self.follower.map() else { return BTreeMap::new() };
+        let inodes = self.opens.all().into_iter().chain(self.held.inodes());
+        inodes.map(|inode| (map.bucket_of(inode.position()), inode)).collect()
+    }
+
+    async fn renew_at(&self, inode: InodeId, holds: Option<Holds>) -> bool {
+        let renewal = self.ask(inode.position(), FsOp::Renew { holds });
+        match self.handle.timeout(RENEW_TIMEOUT, renewal).await {
+            Ok(Ok((FsReply::Renewed { reassert }, _))) => reassert,
+            _ => false,
+        }
+    }
+
+    /// Tells the leader of each of the buckets what this client holds there.
+    pub(crate) async fn tell_holds(&self, buckets: &BTreeSet<BucketId>) {
+        let told = self.holds_at().into_iter().filter(|(bucket, _)| buckets.contains(bucket)).map(
+            |(bucket, inode)| async move {
+                // Opens first, each in its turn with releases; the locks end it.
+                self.open_again(bucket).await;
+                let _telling = self.held.telling.lock().await;
+                let Some(map) = self.follower.map() else { return };
+                let locks = self.held.of_bucket(&map, bucket);
+                self.renew_at(inode, Some(Holds { opens: Vec::new(), locks })).await;
+            },
+        );
+        join_all(told).await;
+    }
+
+    async fn renew(&self) {
+        let renewals = self.holds_at().into_iter().map(|(bucket, inode)| async move {
+            let reassert = self.renew_at(inode, None).await;
+            reassert.then_some(bucket)
+        });
+        let forgotten: BTreeSet<BucketId> = join_all(renewals).await.into_iter().flatten().collect();
+        if !forgotten.is_empty() {
+            self.tell_holds(&forgotten).await;
+        }
+    }
+}
+
+/// Lets leaders hear of this client for as long as it holds something.
+pub(crate) async fn renew(client: Weak<Client>, handle: Handle) {
+    loop {
+        handle.sleep(Duration::from_secs(RENEW_SECONDS)).await;
+        let Some(client) = client.upgrade() else { return };
+        if client.check_fenced().is_err() {
+            return;
+        }
+        client.renew().await;
+    }
+}
