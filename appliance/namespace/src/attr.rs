@@ -48,6 +48,9 @@ impl Namespace {
         if inode.cutting {
             return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
         }
+        if let Some(size) = set.size_bytes {
+            self.clear_beyond_end(call, number, &mut inode, size).await?;
+        }
         if let Some(mode) = set.mode {
             inode.mode = mode & 0o7777;
         }
@@ -90,20 +93,51 @@ impl Namespace {
             batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
             return self.commit(call, batch, FsReply::Attr(inode.attr(number))).await;
         }
-        // The cut is journalled first, then made everywhere, then answered.
+        let size = inode.size;
+        let batch = self.cut_elsewhere(call, number, &mut inode, size, batch).await?;
+        self.commit(call, batch, FsReply::Attr(inode.attr(number))).await
+    }
+
+    /// Commits the batch with the beginning of a cut, and makes the cut everywhere. Answers the batch that ends it.
+    async fn cut_elsewhere(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        inode: &mut Inode,
+        size: u64,
+        mut batch: Batch,
+    ) -> Result<Batch, FsError> {
         inode.cutting = true;
         batch.put(orphan_key(call.fs, number), Bytes::new());
-        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
         let seq = self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
         self.bucket.settled(seq).await.map_err(errno::of_bucket)?;
-        cut::everywhere(self, call.fs, number, inode.cut_generation, inode.size).await?;
+        cut::everywhere(self, call.fs, number, inode.cut_generation, size).await?;
         inode.cutting = false;
         let mut batch = Batch::new();
         if inode.links > 0 {
             batch.delete(orphan_key(call.fs, number));
         }
-        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
-        self.commit(call, batch, FsReply::Attr(inode.attr(number))).await
+        batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
+        Ok(batch)
+    }
+
+    /// Before a truncate makes a file grow over slabs of other buckets: what was written there and never published goes.
+    async fn clear_beyond_end(
+        self: &Rc<Self>,
+        call: &Call,
+        number: InodeId,
+        inode: &mut Inode,
+        size: u64,
+    ) -> Result<(), FsError> {
+        if inode.kind != FileKind::File || size <= inode.size.max(SLAB_BYTES) || size > FILE_BYTES_MAX {
+            return Ok(());
+        }
+        inode.cut_generation += 1;
+        let end = inode.size.max(SLAB_BYTES);
+        let batch = self.cut_elsewhere(call, number, inode, end, Batch::new()).await?;
+        self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+        Ok(())
     }
 
     /// Sets the size. What lies beyond is gone, and what a later extension uncovers is zeros. True: other buckets must

@@ -4,8 +4,12 @@ use crate::inode::{Cut, Inode, cut_key, inode_key, object, orphan_key, xattr_key
 use crate::sessions::LOOK_EVERY;
 use crate::{Call, Namespace, errno};
 use bytes::Bytes;
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 use weft_bucket::{Batch, BucketError, KeyBuilder, Tag};
+use weft_reactor::Instant;
+use weft_reactor::sync::Notify;
 use weft_wire::bucket::ParticipantOp;
 use weft_wire::fs::FsError;
 use weft_wire::limits::{BLOCK_BYTES, SLAB_BLOCKS, SLAB_BYTES};
@@ -13,8 +17,26 @@ use weft_wire::{BucketId, FsId, InodeId};
 
 /// Blocks that one record of a cut removes.
 const CUT_BLOCKS_MAX: u64 = 64 * SLAB_BLOCKS;
+/// How long a bucket refuses writes from before a cut. Whatever was under way then is over: calls take seconds, and one
+/// that was not begun in its time never begins.
+const CUT_KEPT: Duration = Duration::from_secs(120);
 /// Keys removed by one record.
 const KEYS_MAX: usize = 256;
+
+/// A cut that this bucket remembers.
+struct Made {
+    at: Instant,
+    fs: FsId,
+    number: InodeId,
+    generation: u64,
+}
+
+/// Cuts that are to be forgotten, oldest first.
+#[derive(Default)]
+pub struct Cuts {
+    queue: VecDeque<Made>,
+    added: Notify,
+}
 
 impl Namespace {
     /// Removes all blocks at and beyond a size in this bucket, and remembers the cut.
@@ -37,6 +59,7 @@ impl Namespace {
         // Refused from the record on, so that nothing comes in behind the cut while it goes on.
         let mut batch = Batch::new();
         batch.put(key.clone(), weft_wire::encode(&Cut { generation, pending: true }));
+        self.forget_cut_later(call.fs, number, generation);
         {
             let _slab = self.lock_slab(call, number, size / SLAB_BYTES).await;
             if size > SLAB_BYTES {
@@ -52,6 +75,41 @@ impl Namespace {
             let mut batch = Batch::new();
             batch.put(key, weft_wire::encode(&Cut { generation, pending: false }));
             self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+        }
+        Ok(())
+    }
+
+    fn forget_cut_later(&self, fs: FsId, number: InodeId, generation: u64) {
+        let mut cuts = self.cuts.borrow_mut();
+        cuts.queue.push_back(Made { at: self.bucket.handle().now(), fs, number, generation });
+        cuts.added.notify_one();
+    }
+
+    /// Forgets cuts that were made long ago, and waits until there is something to do again.
+    async fn forget_cuts(&self) -> Result<(), BucketError> {
+        let now = self.bucket.handle().now();
+        let mut due = Vec::new();
+        {
+            let mut cuts = self.cuts.borrow_mut();
+            while due.len() < KEYS_MAX
+                && let Some(made) = cuts.queue.pop_front_if(|made| now.since(made.at) >= CUT_KEPT)
+            {
+                due.push(made);
+            }
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.bucket.lock(due.iter().map(|made| cut_key(made.fs, made.number))).await;
+        let mut batch = Batch::new();
+        for made in due {
+            let done = Cut { generation: made.generation, pending: false };
+            if self.newest_cut(made.fs, made.number).await == Ok(done) {
+                batch.delete(cut_key(made.fs, made.number));
+            }
+        }
+        if !batch.is_empty() {
+            self.bucket.commit(batch).await?;
         }
         Ok(())
     }
@@ -176,6 +234,35 @@ pub(crate) fn resume(namespace: &Rc<Namespace>) {
     namespace.bucket.handle().spawn("resume removals", task).detach();
 }
 
+/// Forgets old cuts for as long as the namespace lives.
+pub(crate) async fn forget(namespace: Weak<Namespace>) {
+    {
+        let Some(alive) = namespace.upgrade() else { return };
+        for (fs, number, cut) in alive.remembered_cuts().await {
+            alive.forget_cut_later(fs, number, cut.generation);
+        }
+    }
+    loop {
+        let Some(alive) = namespace.upgrade() else { return };
+        let handle = alive.bucket.handle().clone();
+        if let Err(error) = alive.forget_cuts().await {
+            if alive.bucket.failed().is_some() {
+                return;
+            }
+            tracing::debug!(%error, "old cuts are forgotten later");
+        }
+        let (idle, added) = {
+            let cuts = alive.cuts.borrow();
+            (cuts.queue.is_empty(), cuts.added.notified())
+        };
+        drop(alive);
+        match idle {
+            true => added.await,
+            false => handle.sleep(CUT_KEPT / 8).await,
+        }
+    }
+}
+
 async fn resume_removals(namespace: Rc<Namespace>) {
     for (fs, number) in orphans(&namespace).await {
         if let Err(error) = finish_cut(&namespace, fs, number).await {
@@ -190,12 +277,29 @@ async fn resume_removals(namespace: Rc<Namespace>) {
     }
 }
 
+impl Namespace {
+    async fn remembered_cuts(&self) -> Vec<(FsId, InodeId, Cut)> {
+        let mut cuts = Vec::new();
+        for fs in self.filesystems() {
+            let prefix = KeyBuilder::new(fs, Tag::Cut).build();
+            for (key, value) in self.bucket.scan_prefix(&prefix, usize::MAX).await.unwrap_or_default() {
+                if let (Some(number), Ok(cut)) = (crate::inode::dentry_cookie(&key), crate::inode::decode(&value)) {
+                    cuts.push((fs, InodeId(number), cut));
+                }
+            }
+        }
+        cuts
+    }
+
+    fn filesystems(&self) -> Vec<FsId> {
+        self.map().map(|map| map.filesystems.keys().copied().collect()).unwrap_or_default()
+    }
+}
+
 /// Inodes without a name, or with a cut to finish.
 async fn orphans(namespace: &Namespace) -> Vec<(FsId, InodeId)> {
-    let filesystems: Vec<FsId> =
-        namespace.map().map(|map| map.filesystems.keys().copied().collect()).unwrap_or_default();
     let mut orphans = Vec::new();
-    for fs in filesystems {
+    for fs in namespace.filesystems() {
         let prefix = KeyBuilder::new(fs, Tag::Open).build();
         let Ok(found) = namespace.bucket.scan_prefix(&prefix, usize::MAX).await else { continue };
         let numbers = found.iter().filter_map(|(key, _)| crate::inode::dentry_cookie(key));
@@ -212,6 +316,7 @@ async fn finish_cut(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Res
         everywhere(namespace, fs, number, inode.cut_generation, inode.size).await?;
         inode.cutting = false;
         let mut batch = Batch::new();
+        inode.blocks = namespace.bucket.blocks_after(object(fs, number), 0, &batch).await.map_err(errno::of_bucket)?;
         if inode.links > 0 {
             batch.delete(orphan_key(fs, number));
         }

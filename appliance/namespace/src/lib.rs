@@ -59,6 +59,7 @@ pub struct Namespace {
     opens: RefCell<Opens>,
     sessions: RefCell<Sessions>,
     locking: RefCell<Locking>,
+    cuts: RefCell<cut::Cuts>,
     intents: RefCell<Intents>,
     transactions: RefCell<Transactions>,
 }
@@ -84,6 +85,7 @@ impl Namespace {
             opens: RefCell::default(),
             sessions: RefCell::default(),
             locking: RefCell::default(),
+            cuts: RefCell::default(),
             intents: RefCell::default(),
             transactions: RefCell::default(),
         });
@@ -93,6 +95,8 @@ impl Namespace {
         namespace.load_sessions().await?;
         let watch = sessions::watch(Rc::downgrade(&namespace));
         namespace.bucket.handle().spawn("sessions", watch).detach();
+        let forget = cut::forget(Rc::downgrade(&namespace));
+        namespace.bucket.handle().spawn("forget cuts", forget).detach();
         cut::resume(&namespace);
         Ok(namespace)
     }

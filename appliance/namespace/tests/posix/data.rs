@@ -192,6 +192,24 @@ fn a_writer_that_has_not_heard_of_a_cut_is_told() {
 }
 
 #[test]
+fn what_was_never_published_does_not_show() {
+    run(69, |rig| async move {
+        let client = rig.client(1);
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 0, b"small").await.unwrap();
+        // A writer that died before it told the inode.
+        let op = FsOp::Write { inode: f, offset: 2 * MIB, cut_generation: 0, kill_setid: false };
+        client.ask_with(op, bytes::Bytes::from(vec![1; 8192])).await.unwrap();
+        client.truncate(f, 4 * MIB).await.unwrap();
+        assert_eq!(client.read(f, 2 * MIB, 8192).await, vec![0; 8192]);
+        assert_eq!(client.read(f, 0, 6).await, b"small\0");
+        // And one that a truncate overtook.
+        let op = FsOp::Publish { inode: f, end: 5 * MIB, cut_generation: 0, kill_setid: false };
+        assert_eq!(client.ask(op).await.unwrap_err(), FsError::Cut { generation: 1 });
+    });
+}
+
+#[test]
 fn appends_follow_each_other_across_slabs() {
     run(65, |rig| async move {
         let client = rig.client(1);

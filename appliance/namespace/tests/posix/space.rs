@@ -23,5 +23,18 @@ fn large_files_leave_nothing_behind() {
         rig.handle().sleep(Duration::from_secs(5)).await;
         assert_eq!(client.blocks(f).await, 0);
         assert_eq!(used(), before);
+        // Nor do the buckets remember for ever what was cut.
+        let remembered = async || {
+            let mut keys = 0;
+            for bucket in (0..BUCKETS).map(weft_wire::BucketId) {
+                let prefix = weft_bucket::KeyBuilder::new(FS, weft_bucket::Tag::Cut).build();
+                keys += rig.leader(bucket).bucket().scan_prefix(&prefix, usize::MAX).await.unwrap().len();
+            }
+            keys
+        };
+        assert!(remembered().await > 0);
+        rig.fail_over(weft_wire::BucketId(1)).await;
+        rig.handle().sleep(Duration::from_secs(300)).await;
+        assert_eq!(remembered().await, 0);
     });
 }
