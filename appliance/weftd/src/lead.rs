@@ -12,7 +12,7 @@ use weft_reactor::{Handle, Task};
 use weft_transport::rpc::{Network, Request, Response, handler};
 use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
 use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
-use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::limits::{BLOCK_BYTES, RECORD_BYTES_MAX};
 use weft_wire::manager::Proposal;
 use weft_wire::map::{FilesystemState, Map};
 use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, Service, decode, encode};
@@ -130,7 +130,7 @@ impl Leads {
                 ensembles: bucket.ensembles.clone(),
                 zone_rows: zone_rows(map, bucket),
                 find: self.find_drive(),
-                journal: self.0.tunables.journal,
+                journal: journal_tunables(map, bucket, self.0.tunables.journal),
                 tunables: bucket_tunables(map, id, self.0.tunables.bucket),
             };
             let opening = self.0.handle.spawn("open bucket", self.clone().open(params));
@@ -369,6 +369,25 @@ fn answer(reply: FsReply, body: Bytes) -> Response {
 fn zone_rows(map: &Map, bucket: &weft_wire::map::Bucket) -> u32 {
     let zones = bucket.members.iter().filter_map(|member| map.drives.get(member)).map(|drive| drive.zone_bytes);
     zones.min().unwrap_or(0).div_ceil(BLOCK_BYTES as u64).min(u64::from(u32::MAX)) as u32
+}
+
+/// A journal may hold as much as each drive of its ensembles takes of it however full the others' journals are. Beyond
+/// that, a new leader could find no room for the copies without which it can't begin, and so never trim.
+fn journal_tunables(
+    map: &Map,
+    bucket: &weft_wire::map::Bucket,
+    tunables: weft_journal::Tunables,
+) -> weft_journal::Tunables {
+    let drives = bucket.ensembles.iter().flat_map(|ensemble| &ensemble.drives);
+    let shares = drives.filter_map(|id| {
+        let geometry = weft_drive::format::geometry::Geometry::for_capacity(map.drives.get(id)?.capacity_bytes).ok()?;
+        let holds =
+            |bucket: &&weft_wire::map::Bucket| bucket.ensembles.iter().any(|ensemble| ensemble.drives.contains(id));
+        let buckets = map.buckets.iter().filter(holds).count().max(1) as u64;
+        Some(geometry.ring_live_bytes_max() / 2 / buckets)
+    });
+    let share = shares.min().unwrap_or(tunables.quota_bytes).max(RECORD_BYTES_MAX as u64);
+    weft_journal::Tunables { quota_bytes: share.min(tunables.quota_bytes), ..tunables }
 }
 
 /// The bucket's share of its members' zones: each drive's zones over the buckets that it is a member of.

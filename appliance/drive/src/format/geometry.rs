@@ -24,6 +24,8 @@ pub const RING_BYTES_SMALL: u64 = 32 * MIB;
 pub const RING_BYTES_MAX: u64 = 4 * GIB;
 pub const SEGMENT_BYTES_MIN: u64 = MIB;
 pub const SEGMENT_BYTES_MAX: u64 = 64 * MIB;
+/// Segments that reclaiming keeps free.
+pub const SEGMENTS_FREE_MIN: u64 = 2;
 /// Of the ring: below it reclaiming could not make progress.
 pub const SEGMENTS_MIN: u32 = 8;
 pub const SLOT_BYTES_MIN: u64 = MIB;
@@ -153,6 +155,11 @@ impl Geometry {
     pub fn zone_table_copy_offset(&self, block: u32, copy: usize) -> u64 {
         assert!(block < self.zone_table_blocks && copy < 2, "zone table block {block}, copy {copy}");
         self.zone_table_offset + (u64::from(block) * 2 + copy as u64) * BLOCK
+    }
+
+    /// How much of the ring may be live: the rest is what copying forward needs to make progress.
+    pub fn ring_live_bytes_max(&self) -> u64 {
+        u64::from(self.segments).saturating_sub(SEGMENTS_FREE_MIN + 1) * self.segment_bytes / 2
     }
 
     /// Where the segment with this serial number lies: serial numbers go round the ring.

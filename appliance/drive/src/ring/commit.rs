@@ -1,7 +1,8 @@
 //! Writing groups, one at a time, and reclaiming the oldest segment.
 
-use super::{Held, Item, Ring, SEGMENTS_FREE_MIN, Ticket, payload_matches};
+use super::{Held, Item, Ring, Ticket, payload_matches};
 use crate::device::{DriveError, outcome};
+use crate::format::geometry::SEGMENTS_FREE_MIN;
 use crate::format::group::{self, ENTRIES_MAX, ENTRY_BYTES, Entry, GroupHeader, HEADER_BYTES, RecordEntry};
 use crate::format::whole_blocks;
 use bytes::Bytes;

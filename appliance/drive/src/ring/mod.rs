@@ -10,7 +10,7 @@ mod read;
 pub mod scan;
 
 use crate::device::{Drive, DriveError, outcome};
-use crate::format::geometry::Geometry;
+use crate::format::geometry::SEGMENTS_FREE_MIN;
 use crate::format::group::BucketState;
 use crate::format::superblock::Superblock;
 use bytes::Bytes;
@@ -27,14 +27,6 @@ use weft_wire::{BucketId, Epoch, Incarnation, Seq};
 
 /// Payload bytes waiting for the commit task; whoever brings more waits.
 const QUEUE_BYTES_MAX: u64 = 32 << 20;
-/// Segments that reclaiming keeps free.
-const SEGMENTS_FREE_MIN: u64 = 2;
-
-/// Of a ring, how much may be live: the rest is what copying forward needs to make progress.
-pub fn live_bytes_max(geometry: &Geometry) -> u64 {
-    u64::from(geometry.segments).saturating_sub(SEGMENTS_FREE_MIN + 1) * geometry.segment_bytes / 2
-}
-
 /// Whether a payload is the one that the record was made with.
 pub fn payload_matches(bucket: BucketId, header: &RecordHeader, payload: &[u8]) -> bool {
     payload.len() == header.len_bytes as usize && header.checksum_of(bucket, [payload]) == header.checksum
@@ -261,7 +253,7 @@ impl Ring {
     /// epoch starts may use one segment more: without them nobody could trim.
     fn admit(&self, index: &mut Index, bucket: BucketId, records: &[(RecordHeader, Bytes)]) -> Result<(), AppendError> {
         let geometry = &self.superblock.geometry;
-        let live_max = live_bytes_max(geometry);
+        let live_max = geometry.ring_live_bytes_max();
         let charge: u64 = records.iter().map(|(header, _)| index.charge(header.len_bytes)).sum();
         let total = index.live_bytes + index.queued_bytes + charge;
         if total <= live_max / 2 {
@@ -282,7 +274,7 @@ impl Ring {
     pub fn usage(&self, bucket: BucketId) -> RingUse {
         let index = self.index.borrow();
         RingUse {
-            live_bytes_max: live_bytes_max(&self.superblock.geometry),
+            live_bytes_max: self.superblock.geometry.ring_live_bytes_max(),
             live_bytes: index.live_bytes + index.queued_bytes,
             bucket_bytes: index.buckets.get(&bucket).map_or(0, |log| log.live_bytes + log.queued_bytes),
         }

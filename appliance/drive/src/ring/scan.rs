@@ -5,7 +5,7 @@
 //! groups numbered at or above the first of the next segment were given up by their writer and don't count.
 
 use super::index::Index;
-use super::{live_bytes_max, payload_matches};
+use super::payload_matches;
 use crate::device::{Drive, DriveError, outcome};
 use crate::format::Identity;
 use crate::format::frame::FrameError;
@@ -52,7 +52,7 @@ pub async fn scan_ring(drive: &dyn Drive, superblock: &Superblock) -> Result<Rin
     let mut scanner =
         Scanner { drive, superblock, identity: superblock.identity(), window: Bytes::new(), window_offset: 0 };
     let geometry = &superblock.geometry;
-    let mut index = Index::new(live_bytes_max(geometry));
+    let mut index = Index::new(geometry.ring_live_bytes_max());
     let Some(newest) = scanner.newest_serial().await? else {
         return Ok(RingContent {
             index,
