@@ -10,6 +10,7 @@ pub mod faults;
 pub mod files;
 pub mod history;
 pub mod linear;
+pub mod many;
 pub mod names;
 pub mod node;
 pub mod oracle;

@@ -1,17 +1,28 @@
-//! `weft-sim`: runs seeds. Each seed in a process of its own, so that one that never ends or takes all memory is one.
+//! `weft-sim`: runs seeds, each in a process of its own, so that one that never ends, or takes all memory, is only one.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
+use weft_sim::many::{self, Many};
 use weft_sim::run::{RunOptions, run};
 use weft_wire::map::Protection;
 
 #[derive(Parser)]
-#[command(name = "weft-sim", about = "Runs whole clusters in virtual time")]
+#[command(name = "weft-sim", about = "Runs whole clusters in virtual time, everything a function of the seed")]
 struct Arguments {
+    /// The first seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many seeds, one after the other from the first
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// Go on with further seeds for so long instead
+    #[arg(long, value_name = "SECONDS")]
+    budget: Option<u64>,
+    /// Seeds that are run before all others, one a line
+    #[arg(long, value_name = "FILE")]
+    seeds: Option<std::path::PathBuf>,
     #[arg(long, default_value_t = 6)]
     nodes: usize,
     #[arg(long, default_value = "4+2")]
@@ -19,6 +30,9 @@ struct Arguments {
     /// Virtual seconds with faults
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     time: u64,
+    /// Processes at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// Print what happens, and the programs' own logs as RUST_LOG says
     #[arg(long)]
     verbose: bool,
@@ -26,6 +40,28 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.runs != 1 || arguments.budget.is_some() || arguments.seeds.is_some() {
+        let many = Many {
+            seed: arguments.seed,
+            runs: arguments.runs,
+            budget: arguments.budget.map(Duration::from_secs),
+            seeds: arguments.seeds,
+            jobs: arguments.jobs.max(1),
+            shape: vec![
+                format!("--nodes={}", arguments.nodes),
+                format!("--protection={}", arguments.protection),
+                format!("--time={}", arguments.time),
+            ],
+        };
+        return match many::run(&many) {
+            Ok(0) => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if arguments.verbose {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
@@ -39,7 +75,7 @@ fn main() -> ExitCode {
     };
     match run(&options) {
         Ok(report) => {
-            println!("seed {}: {report:?}", arguments.seed);
+            println!("seed {}: {report}", arguments.seed);
             ExitCode::SUCCESS
         }
         Err(failure) => {

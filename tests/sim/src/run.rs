@@ -50,6 +50,24 @@ pub struct Report {
     pub undecided: usize,
 }
 
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "trace {:016x}, {} operations, {} faults, {} turns, {:.1} s",
+            self.trace,
+            self.operations,
+            self.faults,
+            self.turns,
+            self.virtual_time.as_secs_f64()
+        )?;
+        if self.undecided > 0 {
+            write!(f, ", {} histories not decided", self.undecided)?;
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The cluster could not even be formed in calm.

@@ -1,0 +1,120 @@
+//! Many seeds, each in a child process of this same program.
+
+use anyhow::{Context, Result};
+use std::collections::VecDeque;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A seed that needs longer is stuck in an endless loop.
+const SEED_MAX: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+pub struct Many {
+    pub seed: u64,
+    pub runs: u64,
+    pub budget: Option<Duration>,
+    pub seeds: Option<PathBuf>,
+    pub jobs: usize,
+    /// Arguments that are the same for all.
+    pub shape: Vec<String>,
+}
+
+struct Running {
+    seed: u64,
+    child: Child,
+    since: Instant,
+    output: std::thread::JoinHandle<String>,
+}
+
+/// Runs them all; answers how many failed.
+pub fn run(many: &Many) -> Result<u64> {
+    let mut first = known_seeds(many.seeds.as_deref())?;
+    let program = std::env::current_exe().context("this program can't find itself")?;
+    let started = Instant::now();
+    let mut next = many.seed;
+    let mut running: Vec<Running> = Vec::new();
+    let (mut passed, mut failed) = (0, 0);
+    loop {
+        let more = match many.budget {
+            Some(budget) => started.elapsed() < budget,
+            None => next < many.seed + many.runs,
+        };
+        let seed = match first.pop_front() {
+            Some(seed) => Some(seed),
+            None if more => {
+                next += 1;
+                Some(next - 1)
+            }
+            None => None,
+        };
+        if let Some(seed) = seed {
+            running.push(start(&program, seed, many)?);
+        } else if running.is_empty() {
+            break;
+        }
+        while !running.is_empty() && (running.len() >= many.jobs || seed.is_none()) {
+            match take_finished(&mut running)? {
+                Some((_, true, _)) => passed += 1,
+                Some((seed, false, output)) => {
+                    failed += 1;
+                    println!("{}", output.trim_end());
+                    println!("FAILED; again: cargo xtask sim --seed {seed} {} --verbose\n", many.shape.join(" "));
+                }
+                None => std::thread::sleep(LOOK_EVERY),
+            }
+        }
+    }
+    println!("{passed} seeds passed, {failed} failed in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(failed)
+}
+
+fn known_seeds(path: Option<&std::path::Path>) -> Result<VecDeque<u64>> {
+    let Some(path) = path else { return Ok(VecDeque::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| line.parse().with_context(|| format!("{}: {line:?} is no seed", path.display())))
+        .collect()
+}
+
+fn start(program: &std::path::Path, seed: u64, many: &Many) -> Result<Running> {
+    let mut command = Command::new(program);
+    command.arg("--seed").arg(seed.to_string()).args(&many.shape);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let output = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = stdout.map(|mut pipe| pipe.read_to_end(&mut text));
+        let _ = stderr.map(|mut pipe| pipe.read_to_end(&mut text));
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    Ok(Running { seed, child, since: Instant::now(), output })
+}
+
+/// A child that has ended, whether all was well, and what it said.
+fn take_finished(running: &mut Vec<Running>) -> Result<Option<(u64, bool, String)>> {
+    for index in 0..running.len() {
+        let Some(run) = running.get_mut(index) else { continue };
+        let mut stuck = false;
+        let status = match run.child.try_wait().context("a child can't be waited for")? {
+            Some(status) => status,
+            None if run.since.elapsed() > SEED_MAX => {
+                stuck = true;
+                run.child.kill().context("a child can't be killed")?;
+                run.child.wait().context("a child can't be waited for")?
+            }
+            None => continue,
+        };
+        let run = running.swap_remove(index);
+        let mut output = run.output.join().unwrap_or_default();
+        if stuck {
+            output.push_str(&format!("seed {}: no end after {} s", run.seed, SEED_MAX.as_secs()));
+        }
+        return Ok(Some((run.seed, status.success(), output)));
+    }
+    Ok(None)
+}
