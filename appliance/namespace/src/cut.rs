@@ -207,6 +207,8 @@ async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(
         return Ok(());
     }
     if inode.size > SLAB_BYTES {
+        // Other buckets must not lose data to a removal that may itself still be lost.
+        namespace.bucket.readable().await.map_err(errno::of_bucket)?;
         everywhere(namespace, fs, number, inode.cut_generation + 1, 0).await?;
     }
     namespace.remove_blocks(fs, number, 0).await.map_err(errno::of_bucket)?;
