@@ -87,7 +87,7 @@ fn gone_stays_gone(ops: &[Op], findings: &mut Findings) {
 }
 
 /// The inode that a call on contents is about.
-fn subject(call: &Call) -> Option<InodeId> {
+pub fn subject(call: &Call) -> Option<InodeId> {
     match call {
         Call::Write { inode, .. }
         | Call::Append { inode, .. }
@@ -100,7 +100,7 @@ fn subject(call: &Call) -> Option<InodeId> {
 }
 
 /// Inodes that the answer shows to exist.
-fn met(op: &Op) -> Vec<InodeId> {
+pub fn met(op: &Op) -> Vec<InodeId> {
     match (op.outcome(), subject(&op.call)) {
         (Some(Outcome::Entry { inode, .. }), _) => vec![*inode],
         (Some(Outcome::Entries(entries)), _) => entries.iter().map(|(_, inode)| *inode).collect(),
@@ -216,6 +216,16 @@ fn end(call: &FileCall) -> u64 {
     }
 }
 
+/// A write across slabs is one of each slab: each by itself takes effect at once, and the file grows step by step.
+fn by_slab(call: &FileCall, shape: Shape) -> Vec<FileCall> {
+    let FileCall::Write { at, values } = call else { return vec![call.clone()] };
+    let mut parts: BTreeMap<u64, (u64, Vec<Value>)> = BTreeMap::new();
+    for (cell, value) in (*at..).zip(values) {
+        parts.entry(cell / shape.slab_cells).or_insert((cell, Vec::new())).1.push(*value);
+    }
+    parts.into_values().map(|(at, values)| FileCall::Write { at, values }).collect()
+}
+
 fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {
     let mut by_inode: BTreeMap<InodeId, Vec<(OpId, FileCall)>> = BTreeMap::new();
     for (id, op) in ops.iter().enumerate() {
@@ -237,8 +247,10 @@ fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {
             for (id, call) in &calls {
                 let Some(op) = ops.get(*id) else { continue };
                 let responded = op.answer.as_ref().map(|answer| answer.responded);
-                operations.push(Operation { invoked: op.invoked, responded, call: call.clone() });
-                origin.push(*id);
+                for call in by_slab(call, shape) {
+                    operations.push(Operation { invoked: op.invoked, responded, call });
+                    origin.push(*id);
+                }
             }
             let empty = File { size: 0, mode: FILE_MODE, cells: BTreeMap::new() };
             let (verdict, _) = check(&object, empty, &operations);

@@ -100,7 +100,7 @@ const BUCKET_BITS: u8 = 3;
 const HEALED_MAX: Duration = Duration::from_secs(120);
 const NAMES: u16 = 8;
 /// Operations around a violation that are shown.
-const CONTEXT_OPS: usize = 40;
+const CONTEXT_OPS: usize = 20;
 
 struct Drawn {
     workload: WorkloadOptions,
@@ -233,8 +233,14 @@ fn judge(history: &History, hand: &Hand, workload: &WorkloadOptions) -> Result<u
         return Ok(findings.undecided);
     };
     let mut text = format!("{} ({} violations)\n", first.text, findings.violations.len());
-    for (id, op) in ops.iter().enumerate().take(first.op + 8).skip(first.op.saturating_sub(CONTEXT_OPS)) {
-        let mark = if id == first.op { ">>>" } else { "   " };
+    let subject = ops.get(first.op).and_then(|op| oracle::subject(&op.call));
+    for (id, op) in ops.iter().enumerate().take(first.op + CONTEXT_OPS) {
+        let mark = match subject {
+            _ if id == first.op => ">>>",
+            Some(inode) if oracle::subject(&op.call) == Some(inode) || oracle::met(op).contains(&inode) => "  *",
+            _ if id + CONTEXT_OPS > first.op => "   ",
+            _ => continue,
+        };
         text.push_str(&format!("{mark} {id} {op}\n"));
     }
     Err(Failure::Wrong(text))

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-use weft_client::{Client, Errno};
+use weft_client::{Client, Errno, OpenMode};
 use weft_reactor::{Handle, Random};
 use weft_wire::InodeId;
 use weft_wire::fs::{Caller, FileKind, NewNode, RenameMode, SetAttr};
@@ -127,7 +127,19 @@ impl Hand {
     /// Makes the call and remembers its outcome.
     pub async fn call(&self, call: Call) -> Outcome {
         let op = self.shared.history.invoke(self.index, call.clone());
-        let outcome = match self.carry_out(op, &call).await {
+        let carried_out = match opened(&call) {
+            // Only what is open keeps its contents when its last name goes.
+            Some(inode) => match self.client.open(inode, OpenMode::Keep).await {
+                Ok(_) => {
+                    let outcome = self.carry_out(op, &call).await;
+                    self.client.release(inode);
+                    outcome
+                }
+                Err(errno) => Err(errno),
+            },
+            None => self.carry_out(op, &call).await,
+        };
+        let outcome = match carried_out {
             Ok(outcome) => outcome,
             Err(errno) => Outcome::Errno(errno.0),
         };
@@ -245,6 +257,14 @@ impl Hand {
             }
         }
         Outcome::Data(values)
+    }
+}
+
+/// The file that has to be open for the call.
+fn opened(call: &Call) -> Option<InodeId> {
+    match call {
+        Call::Write { inode, .. } | Call::Append { inode, .. } | Call::Read { inode, .. } => Some(*inode),
+        _ => None,
     }
 }
 
