@@ -275,7 +275,7 @@ impl Log {
             // comes at once, and would be asked for without end until the others' arrive.
             let due = asked_at.is_none_or(|at| now.since(at) >= self.beat_again);
             if due {
-                self.state.borrow_mut().replicator.beat();
+                self.state.borrow_mut().replicator.beat(now);
                 self.pump();
             }
             let asked = *asked_at.insert(asked_at.filter(|_| !due).unwrap_or(now));

@@ -36,6 +36,8 @@ pub struct Peer {
     pub promised_until: Instant,
     /// A beat is due even if there is nothing to append.
     pub beat: bool,
+    /// Not before then is it asked for a promise alone.
+    pub beat_at: Instant,
     /// The highest trim that the drive confirmed.
     pub trimmed_below: Seq,
     pub retry_at: Instant,
@@ -56,6 +58,7 @@ impl Peer {
             flight_records: 0,
             promised_until: Instant::default(),
             beat: false,
+            beat_at: Instant::default(),
             trimmed_below: Seq(0),
             retry_at: Instant::default(),
             failures: 0,

@@ -260,10 +260,16 @@ impl Replicator {
         Ok(seq)
     }
 
-    /// Asks for a promise from each drive that has nothing under way that brings one.
-    pub fn beat(&mut self) {
+    /// Asks for a promise from each drive whose last is half over and that has nothing under way that brings one. A drive
+    /// that answers faster than the others isn't asked again for each of their answers.
+    pub fn beat(&mut self, now: Instant) {
+        let (promise, again) = (self.tunables.promise(), self.tunables.lease / 8);
         for peer in &mut self.peers {
-            peer.beat |= peer.flights.is_empty();
+            let stale = peer.promised_until.since(now) <= promise / 2;
+            if stale && peer.flights.is_empty() && peer.beat_at <= now {
+                peer.beat = true;
+                peer.beat_at = now + again;
+            }
         }
     }
 
