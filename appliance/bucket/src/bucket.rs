@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     pub members: Members,
     pub counters: Counters,
     pub closed: Cell<bool>,
+    /// The journal refused a record: a checkpoint is due, however little it holds.
+    pub starved: Cell<bool>,
     /// The planner is to stop after its step.
     pub finishing: Cell<bool>,
     /// The planner runs: nobody else may do its work.

@@ -56,7 +56,7 @@ impl Bucket {
         }
         let covers = self.0.frozen_at.get();
         if let Some(frozen) = self.0.index.frozen() {
-            let mut builder = RunBuilder::new(self.0.stripes.blocks_max(), frozen.len());
+            let mut builder = RunBuilder::new(frozen.len());
             let mut writer = RunWriter::new(&self.0.stripes);
             let mut turn = 0;
             for (key, value) in frozen.iter() {
@@ -71,6 +71,7 @@ impl Bucket {
             self.0.index.thaw(run);
         }
         self.write_root(covers).await?;
+        self.0.starved.set(false);
         add(&self.0.counters.checkpoints, 1);
         Ok(())
     }
@@ -132,10 +133,10 @@ impl Bucket {
             let Some(at) = found else { continue };
             let old = run.meta.borrow().stripes[at].clone();
             let data = self.0.stripes.read_index_stripe(&old, 0, old.data_blocks).await?;
-            let new = self.0.stripes.write_index_stripe(data).await?;
-            if let Some(place) = run.meta.borrow_mut().stripes.get_mut(at) {
-                *place = new;
-            }
+            let mut writer = RunWriter::new(&self.0.stripes);
+            writer.write(&data).await?;
+            // Only the planner moves stripes: it is where it was.
+            run.meta.borrow_mut().stripes.splice(at..=at, std::mem::take(&mut writer.written));
         }
         // One of the manifest: the next root has a new one.
         self.0.stripes.zones.borrow_mut().retire(id);
@@ -190,7 +191,7 @@ impl RunWriter {
     /// Writes the full stripes that the builder has. True: there was one.
     pub async fn drain(&mut self, builder: &mut RunBuilder) -> Result<bool, BucketError> {
         let mut any = false;
-        while let Some(full) = builder.take_full() {
+        while let Some(full) = builder.take_full(self.stripes.fitting_blocks(Kind::Index)) {
             self.written.push(self.stripes.write_index_stripe(full).await?);
             any = true;
         }
@@ -199,10 +200,9 @@ impl RunWriter {
 
     /// Whole blocks, as many stripes as it takes.
     async fn write(&mut self, blocks: &Bytes) -> Result<(), BucketError> {
-        let stripe_bytes = self.stripes.blocks_max() as usize * BLOCK_BYTES;
         let mut at = 0;
         while at < blocks.len() {
-            let end = (at + stripe_bytes).min(blocks.len());
+            let end = (at + self.stripes.fitting_blocks(Kind::Index) as usize * BLOCK_BYTES).min(blocks.len());
             self.written.push(self.stripes.write_index_stripe(blocks.slice(at..end)).await?);
             at = end;
         }

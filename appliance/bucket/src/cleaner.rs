@@ -146,7 +146,7 @@ impl Bucket {
     /// Copies blocks into new stripes and gives them to those who still refer to the old ones. What can't be read is
     /// left where it is, and told when all else has moved.
     async fn move_live(&self, live: Vec<Live>) -> Result<(), BucketError> {
-        let blocks_max = self.0.stripes.blocks_max();
+        let mut blocks_max = self.0.stripes.fitting_blocks(Kind::Moved);
         let mut batch: Vec<(Live, Bytes)> = Vec::new();
         let mut blocks = 0;
         let mut lost = Ok(());
@@ -163,6 +163,7 @@ impl Bucket {
                 }
                 if blocks == blocks_max {
                     self.move_batch(std::mem::take(&mut batch)).await?;
+                    blocks_max = self.0.stripes.fitting_blocks(Kind::Moved);
                     blocks = 0;
                 }
             }

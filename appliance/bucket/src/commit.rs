@@ -146,6 +146,21 @@ impl Bucket {
         zone_sets: Vec<ZoneSetChange>,
         purse: Purse,
     ) -> Result<Seq, LogError> {
+        let done = self.append(changes, data, worked, zone_sets, purse);
+        if done == Err(LogError::Full) {
+            self.0.starved.set(true);
+        }
+        done
+    }
+
+    fn append(
+        &self,
+        changes: &[Change],
+        data: &[DataChange],
+        worked: &Worked,
+        zone_sets: Vec<ZoneSetChange>,
+        purse: Purse,
+    ) -> Result<Seq, LogError> {
         if self.0.closed.get() {
             return Err(LogError::Stopped);
         }

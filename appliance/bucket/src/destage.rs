@@ -14,7 +14,7 @@ use weft_wire::Seq;
 impl Bucket {
     /// Moves up to one stripe of journal-held blocks, the oldest first. False: there are none.
     pub(crate) async fn destage_once(&self) -> Result<bool, BucketError> {
-        let gathered = self.0.held.borrow().gather(self.0.stripes.blocks_max());
+        let gathered = self.0.held.borrow().gather(self.0.stripes.fitting_blocks(Kind::Data));
         if gathered.is_empty() {
             return Ok(false);
         }

@@ -64,7 +64,7 @@ impl Bucket {
             oldest: count == runs.len(),
             old,
             cursors,
-            builder: RunBuilder::new(self.0.stripes.blocks_max(), entries as usize),
+            builder: RunBuilder::new(entries as usize),
             writer: RunWriter::new(&self.0.stripes),
             any: false,
         })

@@ -35,22 +35,26 @@ impl Bucket {
     /// Whether there is anything to do of this kind. Asked with each commit: looks at counters alone.
     fn wants(&self, step: Step) -> bool {
         let tunables = &self.0.tunables;
+        // What is left of the journal then is for the checkpoint.
+        let tight = || self.0.log.room().bytes_used * 8 > self.0.log.room().bytes_quota * 7;
         match step {
             Step::Free => self.0.stripes.zones.borrow().has_freeable(),
             Step::Checkpoint => {
                 let room = self.0.log.room();
-                room.bytes_used * 256 >= room.bytes_quota * tunables.checkpoint_share
+                self.0.starved.get()
+                    || room.bytes_used * 256 >= room.bytes_quota * tunables.checkpoint_share
                     || self.0.index.memtable_bytes() >= tunables.memtable_bytes_max
                     || self.wants_root()
             }
             Step::Destage => {
                 let held = self.0.held.borrow();
-                held.live_blocks() >= u64::from(self.0.stripes.blocks_max())
-                    || held.resident_bytes() * 2 > tunables.held_bytes_max
+                !tight()
+                    && (held.live_blocks() >= u64::from(self.0.stripes.blocks_max())
+                        || held.resident_bytes() * 2 > tunables.held_bytes_max)
             }
-            Step::Repair => !self.0.stripes.damaged.borrow().is_empty(),
+            Step::Repair => !tight() && !self.0.stripes.damaged.borrow().is_empty(),
             Step::Merge => self.wants_merge(),
-            Step::Clean => self.set_to_clean().is_some(),
+            Step::Clean => !tight() && self.set_to_clean().is_some(),
             Step::FreeAgain => self.0.stripes.unfreed_len() > 0,
         }
     }
@@ -126,11 +130,14 @@ impl Bucket {
     pub(crate) async fn plan(self) {
         while self.failed().is_none() && !self.0.finishing.get() {
             let Some(step) = self.next_step() else {
-                self.0.progress.notify_all();
                 let work = self.0.stripes.work.notified();
                 match self.pause_ends() {
+                    // Whoever waits for the paused step goes on waiting.
                     Some(until) => drop(self.0.handle.timeout_at(until, work).await),
-                    None => work.await,
+                    None => {
+                        self.0.progress.notify_all();
+                        work.await;
+                    }
                 }
                 continue;
             };

@@ -99,6 +99,7 @@ impl Bucket {
             members,
             counters: Default::default(),
             closed: Cell::new(false),
+            starved: Cell::new(false),
             finishing: Cell::new(false),
             planning: Cell::new(true),
             planner_done: Default::default(),

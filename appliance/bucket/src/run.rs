@@ -31,13 +31,34 @@ pub struct IndexStripe {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunMeta {
     pub id: u64,
-    /// All but the last are full.
+    /// Their data blocks one after another are the run's.
     pub stripes: Vec<IndexStripe>,
     /// Where the footer begins, in blocks of the run.
     pub footer_block: u32,
     pub footer_bytes: u32,
     pub entries: u64,
     pub blocks: u32,
+}
+
+impl RunMeta {
+    /// The stripes that hold these blocks of the run, each with its first block of them and how many it has.
+    pub fn stripes_of(&self, block: u32, blocks: u32) -> Vec<(IndexStripe, u32, u32)> {
+        let (start, end) = (u64::from(block), u64::from(block) + u64::from(blocks));
+        let mut found = Vec::with_capacity(1);
+        let mut at = 0;
+        for stripe in &self.stripes {
+            let next = at + u64::from(stripe.data_blocks);
+            if next > start {
+                let from = start.max(at);
+                found.push((stripe.clone(), (from - at) as u32, (end.min(next) - from) as u32));
+            }
+            at = next;
+            if at >= end {
+                break;
+            }
+        }
+        found
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +187,6 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// Builds a run. Sans-IO: full stripes come out of [`RunBuilder::take_full`].
 pub struct RunBuilder {
-    stripe_bytes: usize,
     out: BytesMut,
     page: BytesMut,
     /// Where the page's entries begin.
@@ -192,10 +212,9 @@ pub struct FinishedRun {
 
 impl RunBuilder {
     /// For up to `entries_max` entries; the filter is made for so many.
-    pub fn new(stripe_blocks: u32, entries_max: usize) -> Self {
+    pub fn new(entries_max: usize) -> Self {
         let bits = (entries_max * BLOOM_BITS_PER_KEY).next_multiple_of(8).max(64);
         Self {
-            stripe_bytes: stripe_blocks as usize * BLOCK_BYTES,
             out: BytesMut::new(),
             page: BytesMut::new(),
             offsets: Vec::new(),
@@ -250,9 +269,10 @@ impl RunBuilder {
         self.page.clear();
     }
 
-    /// A whole stripe's worth of blocks, if there is one.
-    pub fn take_full(&mut self) -> Option<Bytes> {
-        (self.out.len() >= self.stripe_bytes).then(|| self.out.split_to(self.stripe_bytes).freeze())
+    /// A stripe of so many blocks, if there are as many.
+    pub fn take_full(&mut self, stripe_blocks: u32) -> Option<Bytes> {
+        let stripe_bytes = stripe_blocks as usize * BLOCK_BYTES;
+        (self.out.len() >= stripe_bytes).then(|| self.out.split_to(stripe_bytes).freeze())
     }
 
     pub fn finish(mut self) -> FinishedRun {
@@ -283,14 +303,14 @@ mod tests {
 
     #[test]
     fn entries_come_back_by_page() {
-        let mut builder = RunBuilder::new(256, 5000);
+        let mut builder = RunBuilder::new(5000);
         let entry = |i: u32| (Bytes::from(format!("key{i:06}")), Bytes::from(vec![i as u8; (i % 300) as usize]));
         for i in 0..5000 {
             let (key, value) = entry(i);
             builder.push(&key, (i % 7 != 0).then_some(&value));
         }
         let mut stream = BytesMut::new();
-        while let Some(full) = builder.take_full() {
+        while let Some(full) = builder.take_full(256) {
             assert_eq!(full.len(), 256 * BLOCK_BYTES);
             stream.put_slice(&full);
         }
@@ -320,7 +340,7 @@ mod tests {
 
     #[test]
     fn an_entry_larger_than_a_page_has_one_of_its_own() {
-        let mut builder = RunBuilder::new(256, 3);
+        let mut builder = RunBuilder::new(3);
         let (a, b, c) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"), Bytes::from_static(b"c"));
         let large = Bytes::from(vec![7; 3 * PAGE_BYTES]);
         builder.push(&a, Some(&a));

@@ -15,7 +15,7 @@ use weft_reactor::buf::AlignedBuf;
 use weft_reactor::sync::{Mutex, Notify};
 use weft_reactor::{Handle, Instant};
 use weft_wire::drive::{DriveOp, DriveRefusal, DriveReply};
-use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::limits::{BLOCK_BYTES, STRIPE_ROWS_MAX};
 use weft_wire::map::Protection;
 use weft_wire::{DriveId, Epoch, StripeId};
 
@@ -131,6 +131,15 @@ impl Stripes {
 
     pub fn blocks_max(&self) -> u32 {
         stripe::blocks_max(self.protection)
+    }
+
+    /// Blocks of the next stripe of this kind that leave nothing of an open zone set unused: what the planner writes is
+    /// cut to fit, so that cleaning always gains what was free.
+    pub fn fitting_blocks(&self, kind: Kind) -> u32 {
+        let zones = self.zones.borrow();
+        let left = zones.rows_left(kind, zones.sets_len() >= self.limits.user());
+        let rows = if left == 0 { STRIPE_ROWS_MAX } else { left.min(STRIPE_ROWS_MAX) };
+        rows * u32::from(self.protection.data)
     }
 
     /// Writes a stripe on all members, durably. Nobody knows it until a batch places it. `NoSpace`: another zone set
@@ -368,18 +377,17 @@ impl Stripes {
 
     /// Blocks of a run.
     pub async fn read_run(&self, meta: &RefCell<RunMeta>, block: u32, blocks: u32) -> Result<Bytes, BucketError> {
-        let per_stripe = self.blocks_max();
-        let mut parts = Vec::new();
-        let mut at = block;
-        while at < block + blocks {
-            let within = at % per_stripe;
-            let count = (per_stripe - within).min(block + blocks - at);
-            let stripe = meta.borrow().stripes.get((at / per_stripe) as usize).cloned();
-            let stripe = stripe.ok_or_else(|| BucketError::Corrupt(format!("a run without block {at}")))?;
+        let found = meta.borrow().stripes_of(block, blocks);
+        let mut parts = Vec::with_capacity(found.len());
+        let mut have = 0;
+        for (stripe, within, count) in found {
             parts.push(self.read_index_stripe(&stripe, within, count).await?);
-            at += count;
+            have += count;
         }
-        Ok(concat(parts))
+        match have == blocks {
+            true => Ok(concat(parts)),
+            false => Err(BucketError::Corrupt(format!("a run without block {}", block + have))),
+        }
     }
 
     pub async fn read_index_stripe(&self, stripe: &IndexStripe, block: u32, blocks: u32) -> Result<Bytes, BucketError> {

@@ -234,6 +234,19 @@ impl ZoneTable {
         open.into_iter().find_map(|id| self.allocate_in(id, rows))
     }
 
+    /// Rows that the open set of this kind has left, or if there is none and `anywhere`, any other open set.
+    pub fn rows_left(&self, kind: Kind, anywhere: bool) -> u32 {
+        let left = |id: &ZoneSetId| {
+            let state = self.sets.get(id)?;
+            Some(state.set.rows.saturating_sub(state.next_row?))
+        };
+        let own = self.open.get(&kind).and_then(left).unwrap_or(0);
+        match anywhere && own == 0 {
+            true => self.open.values().filter_map(left).max().unwrap_or(0),
+            false => own,
+        }
+    }
+
     fn allocate_in(&mut self, id: ZoneSetId, rows: u32) -> Option<Place> {
         let state = self.sets.get_mut(&id)?;
         let row = state.next_row?;

@@ -1,9 +1,7 @@
 //! A bucket's life: writes, checkpoints, cleaning, power loss.
 
-mod common;
-
+use crate::rig::Rig;
 use bytes::Bytes;
-use common::Rig;
 use std::collections::BTreeMap;
 use weft_bucket::{Batch, Bucket, BucketError, KeyBuilder, Object, Tag, Tunables};
 use weft_drive::mem::CrashKeeps;

@@ -22,6 +22,7 @@ pub struct Rig {
     pub media: Vec<MemMedia>,
     pub tunables: Tunables,
     epoch: Cell<u64>,
+    starts: Cell<u64>,
     leader: RefCell<Option<Rc<dyn Network>>>,
 }
 
@@ -53,19 +54,35 @@ impl Rig {
             FormattedDrive::format(&drive, options).await.expect("format");
         }
         let network = MemoryNetwork::new(handle.clone());
-        let rig = Self { handle, network, media, tunables, epoch: Cell::new(0), leader: RefCell::new(None) };
+        let rig = Self {
+            handle,
+            network,
+            media,
+            tunables,
+            epoch: Cell::new(0),
+            starts: Cell::new(0),
+            leader: RefCell::new(None),
+        };
         rig.start_nodes().await;
         rig
     }
 
     async fn start_nodes(&self) {
-        for (node, media) in self.media.iter().enumerate() {
+        for node in 0..NODES {
+            self.start_node(node).await;
+        }
+    }
+
+    async fn start_node(&self, node: u16) {
+        {
+            let media = &self.media[usize::from(node)];
             let formatted = FormattedDrive::open(media.open(&self.handle)).await.expect("open");
-            let incarnation = Incarnation(self.epoch.get() + 1);
+            self.starts.set(self.starts.get() + 1);
+            let incarnation = Incarnation(self.starts.get());
             let server = DriveServer::new(formatted, self.handle.clone(), incarnation, DriveOptions::default());
             let service = DriveService::new();
             service.add(server);
-            let node = self.network.node(core(node as u16));
+            let node = self.network.node(core(node));
             service.serve(&*node);
             if node.local() == Some(core(0)) {
                 *self.leader.borrow_mut() = Some(node);
@@ -83,6 +100,17 @@ impl Rig {
             self.network.restart(core(node));
         }
         self.start_nodes().await;
+    }
+
+    /// A node's process dies; what its drive got stays.
+    pub fn stop_node(&self, node: u16) {
+        self.network.crash(core(node));
+    }
+
+    /// The node is there again, and its drive with it.
+    pub async fn restart_node(&self, node: u16) {
+        self.network.restart(core(node));
+        self.start_node(node).await;
     }
 
     /// The bucket, under a new epoch.

@@ -1,0 +1,5 @@
+//! Whole buckets over drives and a network in memory, in virtual time.
+
+mod life;
+mod random;
+mod rig;

@@ -1,0 +1,376 @@
+//! Random lives: operations against a model, with power loss, new leaders, a node that goes down and comes back, and
+//! damage in between, under limits so small that everything happens all the time.
+
+use crate::rig::{NODES, Rig};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_bucket::{Batch, Bucket, BucketError, KeyBuilder, Object, Stats, Tag, Tunables};
+use weft_drive::mem::CrashKeeps;
+use weft_reactor::Task;
+use weft_reactor::testing::VirtualTime;
+use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::{FsId, InodeId};
+
+const FILES: u64 = 3;
+const FILE_BLOCKS: u64 = 2500;
+const KEYS: u64 = 400;
+/// Whatever is away comes back before.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What the bucket must answer. Blocks: the word that fills them, 0 for zeros.
+#[derive(Clone, Default)]
+struct Model {
+    blocks: BTreeMap<(u64, u64), u64>,
+    keys: BTreeMap<u64, Vec<u8>>,
+}
+
+struct Life {
+    rig: Rc<Rig>,
+    bucket: Bucket,
+    model: Model,
+    words: u64,
+    /// A node that comes back by itself.
+    down: Option<Task<()>>,
+    random: u64,
+    told_full: u64,
+}
+
+fn file(number: u64) -> Object {
+    Object { fs: FsId(1), inode: InodeId(number + 1) }
+}
+
+fn key(number: u64) -> Bytes {
+    KeyBuilder::new(FsId(1), Tag::Inode).u64(number).build()
+}
+
+fn filled(word: u64, count: u64) -> Bytes {
+    let mut out = Vec::with_capacity(count as usize * BLOCK_BYTES);
+    for block in 0..count {
+        out.extend((word + block).to_le_bytes().iter().cycle().take(BLOCK_BYTES));
+    }
+    out.into()
+}
+
+impl Life {
+    async fn new(rig: Rc<Rig>, seed: u64) -> Self {
+        let bucket = rig.open().await;
+        Self {
+            rig,
+            bucket,
+            model: Model::default(),
+            words: 1,
+            down: None,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            told_full: 0,
+        }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) % end
+    }
+
+    fn range(&mut self, count: u64) -> Range<u64> {
+        let first = self.below(FILE_BLOCKS - count);
+        first..first + count
+    }
+
+    /// Puts a random change into the batch and the model.
+    async fn change(&mut self, batch: &mut Batch, model: &mut Model) -> Result<(), BucketError> {
+        let number = self.below(FILES);
+        match self.below(10) {
+            0..=3 => {
+                let count = 1 + self.below(12);
+                let range = self.range(count);
+                let word = self.fresh(count);
+                batch.write_blocks(file(number), range.start, filled(word, count));
+                model.blocks.extend((0..count).map(|i| ((number, range.start + i), word + i)));
+            }
+            4 => {
+                let count = 16 + self.below(200);
+                let range = self.range(count);
+                let word = self.fresh(count);
+                let staged = self.bucket.stage(filled(word, count)).await?;
+                batch.place(file(number), range.start, staged);
+                model.blocks.extend((0..count).map(|i| ((number, range.start + i), word + i)));
+            }
+            5 => {
+                let count = 1 + self.below(300);
+                let range = self.range(count);
+                batch.punch(file(number), range.clone());
+                model.blocks.retain(|(at, block), _| *at != number || !range.contains(block));
+            }
+            6 => {
+                let count = 1 + self.below(10);
+                let range = self.range(count);
+                batch.reserve(file(number), range.clone());
+                for block in range {
+                    model.blocks.entry((number, block)).or_insert(0);
+                }
+            }
+            _ => {
+                for _ in 0..1 + self.below(8) {
+                    let number = self.below(KEYS);
+                    if self.below(3) == 0 {
+                        batch.delete(key(number));
+                        model.keys.remove(&number);
+                    } else {
+                        let value = vec![self.below(256) as u8; self.below(400) as usize];
+                        batch.put(key(number), value.clone());
+                        model.keys.insert(number, value);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fresh(&mut self, count: u64) -> u64 {
+        self.words += count + 1;
+        self.words - count
+    }
+
+    /// One commit, which stands or is told to have failed.
+    async fn write(&mut self) {
+        let mut model = self.model.clone();
+        let mut batch = Batch::new();
+        for _ in 0..1 + self.below(3) {
+            match self.change(&mut batch, &mut model).await {
+                Ok(()) => {}
+                Err(BucketError::NoSpace) => {
+                    self.told_full += 1;
+                    return self.make_space().await;
+                }
+                Err(BucketError::NotReady(_)) if self.down.is_some() => return self.bring_back().await,
+                Err(error) => panic!("stage: {error}; {:?}", self.bucket.stats()),
+            }
+        }
+        match self.bucket.commit(batch).await {
+            Ok(seq) => {
+                self.bucket.settled(seq).await.expect("it stands");
+                self.model = model;
+            }
+            Err(BucketError::NoSpace) => {
+                self.told_full += 1;
+                self.make_space().await;
+            }
+            Err(BucketError::NotReady(_)) if self.down.is_some() => self.bring_back().await,
+            Err(error) => panic!("commit: {error}; {:?}", self.bucket.stats()),
+        }
+    }
+
+    async fn make_space(&mut self) {
+        let number = self.below(FILES);
+        let range = self.range(FILE_BLOCKS / 2);
+        let mut batch = Batch::new();
+        batch.punch(file(number), range.clone());
+        let seq = self.bucket.commit(batch).await.expect("a full bucket can be emptied");
+        self.bucket.settled(seq).await.expect("it stands");
+        self.model.blocks.retain(|(at, block), _| *at != number || !range.contains(block));
+    }
+
+    async fn read(&mut self, number: u64, range: Range<u64>) {
+        let found = self.bucket.read_blocks(file(number), range.clone()).await;
+        let found = found.unwrap_or_else(|error| panic!("read: {error}; {:?}", self.bucket.stats()));
+        let mut at = range.start;
+        for extent in found {
+            assert_eq!(extent.first_block, at);
+            for i in 0..extent.blocks {
+                let expected = self.model.blocks.get(&(number, at + i)).copied().unwrap_or(0);
+                let word = extent.data.as_ref().map_or(0, |data| {
+                    let block = &data[i as usize * BLOCK_BYTES..(i as usize + 1) * BLOCK_BYTES];
+                    u64::from_le_bytes(block[..8].try_into().expect("8"))
+                });
+                assert_eq!(word, expected, "file {number} block {}", at + i);
+            }
+            at += extent.blocks;
+        }
+        assert_eq!(at, range.end);
+    }
+
+    async fn look(&mut self) {
+        self.bucket.readable().await.expect("readable");
+        let number = self.below(FILES);
+        match self.below(4) {
+            0 => {
+                let count = 1 + self.below(100);
+                let range = self.range(count);
+                self.read(number, range).await;
+            }
+            1 => {
+                let number = self.below(KEYS);
+                let found = self.bucket.get(&key(number)).await.expect("get");
+                assert_eq!(found.as_deref(), self.model.keys.get(&number).map(|value| &value[..]));
+            }
+            2 => {
+                let (from, to, limit) = (self.below(KEYS), self.below(KEYS + 1), 1 + self.below(40) as usize);
+                let found = self.bucket.scan(&key(from), &key(to), limit).await.expect("scan");
+                let found: Vec<_> = found.iter().map(|(key, value)| (key.clone(), value.to_vec())).collect();
+                let expected = self.model.keys.iter().filter(|(number, _)| (from..to).contains(number));
+                let expected: Vec<_> =
+                    expected.take(limit).map(|(number, value)| (key(*number), value.clone())).collect();
+                assert_eq!(found, expected);
+            }
+            _ => {
+                let from = self.below(FILE_BLOCKS);
+                let hole = self.below(2) == 0;
+                let found = self.bucket.seek(file(number), from, FILE_BLOCKS, hole).await.expect("seek");
+                let expected =
+                    (from..FILE_BLOCKS).find(|block| self.model.blocks.contains_key(&(number, *block)) != hole);
+                assert_eq!(found, expected, "file {number} from {from} hole {hole}");
+            }
+        }
+    }
+
+    /// Everything, and what the bucket says of itself.
+    async fn verify(&mut self, when: &str) {
+        self.bucket.readable().await.expect("readable");
+        for number in 0..FILES {
+            self.read(number, 0..FILE_BLOCKS).await;
+            let blocks = self.model.blocks.keys().filter(|(at, _)| *at == number).count();
+            assert_eq!(self.bucket.count_blocks(file(number)).await.expect("count"), blocks as u64, "{when}");
+        }
+        let found = self.bucket.scan(&key(0), &key(KEYS), usize::MAX).await.expect("scan");
+        assert_eq!(found.len(), self.model.keys.len(), "{when}");
+        for (number, value) in &self.model.keys {
+            assert_eq!(self.bucket.get(&key(*number)).await.expect("get").as_deref(), Some(&value[..]), "{when}");
+        }
+        let checked = self.bucket.check().await.expect("check");
+        let wrong = checked.problems.iter().filter(|problem| !problem.contains("holds something else"));
+        assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&String>::new(), "{when}: {:?}", self.bucket.stats());
+    }
+
+    async fn bring_back(&mut self) {
+        if let Some(back) = self.down.take() {
+            back.await.expect("nobody stops it");
+            self.rig.handle.sleep(Duration::from_secs(3)).await;
+        }
+    }
+
+    fn take_away(&mut self) {
+        // Not the leader's own.
+        let node = 1 + self.below(u64::from(NODES) - 1) as u16;
+        let time = Duration::from_millis(self.below(20_000));
+        let rig = Rc::clone(&self.rig);
+        rig.stop_node(node);
+        let back = self.rig.handle.spawn("comes back", async move {
+            rig.handle.sleep(time).await;
+            rig.restart_node(node).await;
+        });
+        self.down = Some(back);
+    }
+
+    async fn disturb(&mut self) {
+        match self.below(8) {
+            0 => {
+                self.bring_back().await;
+                let keeps = match self.below(3) {
+                    0 => CrashKeeps::Nothing,
+                    1 => CrashKeeps::Everything,
+                    _ => CrashKeeps::Some { seed: self.below(1 << 30) },
+                };
+                // Some work is under way when the power fails.
+                let time = Duration::from_micros(self.below(5000));
+                self.rig.handle.sleep(time).await;
+                self.bucket.close();
+                self.rig.crash(keeps).await;
+                self.bucket = self.rig.open().await;
+            }
+            1 => {
+                self.bring_back().await;
+                if self.below(2) == 0 {
+                    let before = self.bucket.stats();
+                    let done = self.bucket.finish().await;
+                    done.unwrap_or_else(|error| panic!("{error}; {before:?}; {:?}", self.bucket.stats()));
+                }
+                let old = self.bucket.clone();
+                self.bucket = self.rig.open().await;
+                let mut batch = Batch::new();
+                batch.put(key(0), vec![0xee]);
+                if let Ok(seq) = old.commit(batch).await {
+                    assert!(old.settled(seq).await.is_err(), "an old leader writes");
+                }
+                old.close();
+            }
+            2 | 3 if self.down.is_none() => self.take_away(),
+            4 => {
+                let time = Duration::from_millis(self.below(3000));
+                self.rig.handle.sleep(time).await;
+            }
+            5 => self.verify("in between").await,
+            _ => self.bring_back().await,
+        }
+    }
+}
+
+fn small(seed: u64) -> Tunables {
+    Tunables {
+        memtable_bytes_max: 16 << 10,
+        cache_bytes_max: 64 << 10,
+        views_bytes_max: 16 << 10,
+        held_bytes_max: 1 << 20,
+        checkpoint_share: 8 + seed % 24,
+        runs_max: 2 + (seed % 3) as usize,
+        zone_sets_max: 9 + (seed % 5) as usize,
+        ..Tunables::default()
+    }
+}
+
+fn add(sum: &mut Stats, stats: &Stats) {
+    sum.cleaned_sets += stats.cleaned_sets;
+    sum.merges += stats.merges;
+    sum.checkpoints += stats.checkpoints;
+    sum.reconstructions += stats.reconstructions;
+    sum.destaged_blocks += stats.destaged_blocks;
+    sum.repaired_stripes += stats.repaired_stripes;
+}
+
+fn live(seed: u64, steps: u64) -> (Stats, u64) {
+    let time = VirtualTime::new(seed);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), small(seed)).await;
+        let mut life = Life::new(Rc::new(rig), seed).await;
+        let mut stats = Stats::default();
+        for step in 0..steps {
+            let (handle, bucket) = (time.handle(), life.bucket.clone());
+            let ended = match life.below(20) {
+                0 if step > 20 => {
+                    add(&mut stats, &bucket.stats());
+                    handle.timeout(PATIENCE, life.disturb()).await
+                }
+                1..=6 => handle.timeout(PATIENCE, life.look()).await,
+                _ => handle.timeout(PATIENCE, life.write()).await,
+            };
+            assert!(ended.is_ok(), "step {step} never ends: {:?}", bucket.stats());
+        }
+        life.bring_back().await;
+        life.verify("at the end").await;
+        add(&mut stats, &life.bucket.stats());
+        life.bucket.finish().await.expect("the last checkpoint");
+        life.bucket = life.rig.open().await;
+        life.verify("after the last checkpoint").await;
+        (stats, life.told_full)
+    })
+}
+
+#[test]
+fn random_lives_end_as_the_model_says() {
+    let mut sum = Stats::default();
+    let mut full = 0;
+    let seeds: Vec<u64> = match std::env::var("WEFT_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => vec![seed],
+        None => (1..=8).collect(),
+    };
+    for seed in seeds {
+        eprintln!("seed {seed}");
+        let (stats, told_full) = live(seed, 500);
+        add(&mut sum, &stats);
+        full += told_full;
+    }
+    eprintln!("{sum:?}, full {full}");
+}
