@@ -15,7 +15,7 @@ pub struct Test {
     /// Run only these stages
     #[arg(value_enum)]
     stages: Vec<Stage>,
-    /// Run the stages that take long, too
+    /// Give those tests that can use it more time: more rounds, more seeds
     #[arg(long)]
     long: bool,
 }
@@ -36,14 +36,25 @@ enum Stage {
     Doc,
     /// The rules of the repository itself
     House,
-    /// The programs that real clusters are made of (long)
+    /// The programs that real clusters are made of
     Programs,
-    /// Real clusters, killed and checked (long)
+    /// Real clusters, killed and checked
     Cluster,
 }
 
-const STAGES: [Stage; 7] =
-    [Stage::Fmt, Stage::Build, Stage::Clippy, Stage::Deny, Stage::Unit, Stage::Doc, Stage::House];
+const STAGES: [Stage; 9] = [
+    Stage::Fmt,
+    Stage::Build,
+    Stage::Clippy,
+    Stage::Deny,
+    Stage::Unit,
+    Stage::Doc,
+    Stage::House,
+    Stage::Programs,
+    Stage::Cluster,
+];
+/// Set for tests that are to take their time.
+const LONG_VARIABLE: &str = "WEFT_LONG";
 
 /// What a stage found out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,10 +97,6 @@ impl Stage {
             Stage::Programs => 600,
             Stage::Cluster => 1800,
         })
-    }
-
-    fn long(self) -> bool {
-        matches!(self, Stage::Programs | Stage::Cluster)
     }
 
     fn arguments(self) -> &'static [&'static str] {
@@ -143,7 +150,7 @@ impl Stage {
         }
     }
 
-    fn run(self, root: &Path) -> Result<(Verdict, Duration)> {
+    fn run(self, root: &Path, long: bool) -> Result<(Verdict, Duration)> {
         if self == Stage::Deny && !installed("deny") {
             let why = "cargo-deny is not installed; stage house checks licences, bans and sources too";
             return Ok((Verdict::Skipped(why.into()), Duration::ZERO));
@@ -154,13 +161,17 @@ impl Stage {
         }
         let mut command = tree::cargo();
         command.current_dir(root).args(self.arguments());
+        if long {
+            command.env(LONG_VARIABLE, "1");
+        }
         let documentation = tree::target()?.join("doc-tests.txt");
         if self == Stage::Doc {
             // A block of lines for each crate, most without an example: shown only when something failed.
             let create = std::fs::File::create(&documentation);
             command.stdout(create.with_context(|| format!("can't write {}", documentation.display()))?);
         }
-        let outcome = stage::run(command, self.time_box())?;
+        let time_box = if long { self.time_box() * 4 } else { self.time_box() };
+        let outcome = stage::run(command, time_box)?;
         let count = match self {
             Stage::Unit | Stage::House | Stage::Cluster => match std::fs::read_to_string(&junit) {
                 Ok(report) => junit_count(&report).with_context(|| format!("can't read {}", junit.display()))?,
@@ -180,7 +191,7 @@ impl Stage {
         let verdict = match outcome.ended {
             Ended::Exited(status) if status.success() => Verdict::Good(count),
             Ended::Exited(status) => Verdict::Bad(count, status.to_string()),
-            Ended::TimedOut => Verdict::Bad(count, format!("killed after {} s", self.time_box().as_secs())),
+            Ended::TimedOut => Verdict::Bad(count, format!("killed after {} s", time_box.as_secs())),
         };
         Ok((verdict, outcome.took))
     }
@@ -192,12 +203,12 @@ impl Test {
         let mut lines = Vec::new();
         let mut total = Count::default();
         for stage in STAGES {
-            let asked = if self.stages.is_empty() { self.long || !stage.long() } else { self.stages.contains(&stage) };
+            let asked = self.stages.is_empty() || self.stages.contains(&stage);
             if !asked {
                 continue;
             }
             println!("== {}", stage.name());
-            let (verdict, took) = stage.run(&root)?;
+            let (verdict, took) = stage.run(&root, self.long)?;
             let (count, said) = match &verdict {
                 Verdict::Good(count) => (*count, "ok".to_string()),
                 // A stage that fails without a failed test (a compile error, a time-box) is a failure itself.

@@ -26,6 +26,9 @@ pub struct Layout {
     pub base_port: u16,
     /// Lines for the top of each node's configuration: what a test sets besides.
     pub extra_config: String,
+    /// Drives lose unflushed writes when their process is killed.
+    #[serde(default)]
+    pub volatile_cache: bool,
     /// The cluster was formed.
     pub formed: bool,
     /// The filesystem that was created.
@@ -47,6 +50,7 @@ impl Layout {
             drive_bytes,
             base_port: free_ports(nodes)?,
             extra_config: String::new(),
+            volatile_cache: false,
             formed: false,
             filesystem: None,
             mount: None,
@@ -94,10 +98,10 @@ impl Layout {
     pub fn config(&self, state: &Path, node: usize) -> String {
         let directory = self.node_directory(state, node);
         let (data, control) = (self.data_address(node), self.control_address(node));
-        let (extra, bytes) = (&self.extra_config, self.drive_bytes);
+        let (extra, bytes, volatile) = (&self.extra_config, self.drive_bytes, self.volatile_cache);
         format!(
             "name = \"node{node}\"\nstate_dir = {directory:?}\ncontrol_listen = \"{control}\"\n{extra}\n\
-             [[cores]]\nlisten = \"{data}\"\n\n[[drives]]\npath = \"node{node}.drive\"\nsize_bytes = {bytes}\n"
+             [[cores]]\nlisten = \"{data}\"\n\n[[drives]]\npath = \"node{node}.drive\"\nsize_bytes = {bytes}\nvolatile_cache = {volatile}\n"
         )
     }
 }

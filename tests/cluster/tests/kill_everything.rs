@@ -9,7 +9,10 @@ use weft_cluster_tests::layout::Layout;
 use weft_cluster_tests::programs::Programs;
 use weft_cluster_tests::{mount, wait};
 
-const ROUNDS: u64 = 3;
+/// With `cargo xtask test --long` many more.
+fn rounds() -> u64 {
+    if std::env::var_os("WEFT_LONG").is_some() { 25 } else { 3 }
+}
 /// Enough that every round has large and small writes, renames and removals.
 const ACKNOWLEDGED_MIN: usize = 200;
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
@@ -22,7 +25,9 @@ struct Scene {
 impl Scene {
     fn new(name: &str) -> Scene {
         let root = std::env::temp_dir().join(format!("weft-{name}-{}", std::process::id()));
-        let layout = Layout::new(name, 6, "4+2", 512 << 20).unwrap();
+        let mut layout = Layout::new(name, 6, "4+2", 512 << 20).unwrap();
+        // Unflushed writes die with the process, as they would with the power.
+        layout.volatile_cache = true;
         let programs = Programs::beside_this_test().unwrap();
         let mut cluster = Cluster::create(programs, &root.join("state"), layout).unwrap();
         cluster.start().unwrap();
@@ -63,10 +68,10 @@ fn acknowledged(log: &Path) -> usize {
 }
 
 #[test]
-#[ignore = "starts a cluster: `cargo xtask test --long`"]
+#[ignore = "starts a cluster: `cargo xtask test cluster`"]
 fn what_fsync_acknowledged_survives() {
     let mut scene = Scene::new("kill");
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         scene.mount();
         let directory = scene.mountpoint().join(format!("round{round}"));
         let log = scene.root.join(format!("round{round}.log"));
