@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use weft_client::{Client, ConnectError, ConnectOptions, OpenMode};
 use weft_link::udp::UdpLink;
@@ -76,6 +77,15 @@ pub struct Weft {
     fail_after: Option<Duration>,
     engine: Watch<Engine>,
 }
+
+/// The root as any thread last saw it: a process serves one mount.
+static ROOT_SEEN: Mutex<Option<Attributes>> = Mutex::new(None);
+/// The space likewise.
+static SPACE_SEEN: Mutex<Option<StatFs>> = Mutex::new(None);
+
+/// `umount` looks at the root and at the space first. So that it never hangs, they are shown as they were when the
+/// cluster is away for so long.
+const SEEN_AFTER: Duration = Duration::from_secs(2);
 
 impl Weft {
     /// Connects in the background; operations wait for it.
@@ -141,6 +151,22 @@ impl Weft {
         }
     }
 
+    /// What `fresh` finds, or what was found last if that takes too long.
+    async fn or_as_seen<T: Copy>(&self, seen: &Mutex<Option<T>>, fresh: impl Future<Output = Result<T>>) -> Result<T> {
+        let last = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match last {
+            None => fresh.await,
+            Some(last) => match select(fresh, self.handle.sleep(SEEN_AFTER)).await {
+                Either::Left(outcome) => outcome,
+                Either::Right(()) => return Ok(last),
+            },
+        };
+        if let Ok(found) = &outcome {
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(*found);
+        }
+        outcome
+    }
+
     fn opened(&self) -> Opened {
         Opened { handle: FileHandle(self.index as u64), caching: Caching::Direct }
     }
@@ -191,12 +217,12 @@ impl Filesystem for Weft {
     }
 
     async fn getattr(&self, request: &Request, node: NodeId, _handle: Option<FileHandle>) -> Result<Attributes> {
-        self.serve(request, async |client, numbers| {
+        let fresh = self.serve(request, async |client, numbers| {
             let mut attr = client.getattr(numbers.inode(node)).await?;
             attr.blocks = client.count_blocks(&attr).await?;
             Ok(Attributes { attr: numbers.attr(&attr), valid: VALID })
-        })
-        .await
+        });
+        if node == NodeId::ROOT { self.or_as_seen(&ROOT_SEEN, fresh).await } else { fresh.await }
     }
 
     async fn setattr(
@@ -408,7 +434,7 @@ impl Filesystem for Weft {
     }
 
     async fn statfs(&self, request: &Request, _node: NodeId) -> Result<StatFs> {
-        self.serve(request, async |client, _| {
+        let fresh = self.serve(request, async |client, _| {
             let space = client.statfs().await?;
             Ok(StatFs {
                 block_bytes: BLOCK_BYTES as u32,
@@ -419,8 +445,8 @@ impl Filesystem for Weft {
                 files_free: 0,
                 name_bytes_max: NAME_BYTES_MAX as u32,
             })
-        })
-        .await
+        });
+        self.or_as_seen(&SPACE_SEEN, fresh).await
     }
 
     async fn setxattr(&self, request: &Request, node: NodeId, name: &[u8], value: &[u8], how: XattrHow) -> Result<()> {

@@ -20,6 +20,9 @@ use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, Service, d
 /// Pause before a bucket that failed asks for a new epoch.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How long an orderly end waits for a last checkpoint.
+const FINISH_MAX: Duration = Duration::from_secs(3);
+
 /// Numbers that the configuration turns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tunables {
@@ -335,14 +338,20 @@ impl Leads {
             .collect()
     }
 
-    /// Orderly end: everything into runs, so that the next start has little to replay.
+    /// Orderly end: everything into runs, so that the next start has little to replay. Peers that stop at the same time
+    /// may be gone already, so it isn't waited for long: the journal has everything all the same.
     pub async fn finish(&self) {
         let namespaces: Vec<_> = self.0.leads.borrow().values().filter_map(|lead| lead.namespace.clone()).collect();
-        for namespace in namespaces {
-            if let Err(error) = namespace.bucket().finish().await {
-                tracing::warn!(bucket = %namespace.bucket().id(), %error, "no checkpoint at the end");
+        let finishing = namespaces.iter().map(|namespace| async {
+            let bucket = namespace.bucket();
+            match self.0.handle.timeout(FINISH_MAX, bucket.finish()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::info!(bucket = %bucket.id(), %error, "no checkpoint at the end"),
+                Err(_) => tracing::info!(bucket = %bucket.id(), "no checkpoint at the end: its drives don't answer"),
             }
-        }
+            bucket.close();
+        });
+        weft_reactor::join_all(finishing).await;
     }
 }
 
