@@ -37,7 +37,7 @@ impl Namespace {
             }
             ParticipantOp::Name { fs, dir, name } => {
                 let secret = self.map()?.secret;
-                self.seen(&name_key(&secret, fs, dir, &name)).await;
+                self.seen(&name_key(&secret, fs, dir, &name)).await?;
                 let found = meaning(&dentries::find(&self.bucket, &secret, fs, dir, &name).await?);
                 if found.is_none() {
                     self.directory(&self.own_call(fs), dir).await?;

@@ -4,7 +4,7 @@
 //! times are the leader's clock.
 
 use crate::inode::{INLINE_BYTES_MAX, Inode, inode_key, object, orphan_key};
-use crate::{Call, Namespace, Outcome, cut, errno};
+use crate::{Call, Namespace, Outcome, WAIT_MAX, cut, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
@@ -20,18 +20,17 @@ impl Namespace {
 
     /// The inode when no cut of it is under way: a client must not learn of a cut that isn't everywhere yet.
     pub(crate) async fn settled_inode(&self, call: &Call, number: InodeId) -> Result<Inode, FsError> {
-        self.seen(&inode_key(call.fs, number)).await;
+        self.seen(&inode_key(call.fs, number)).await?;
         let inode = self.inode(call, number).await?;
         if !inode.cutting {
             return Ok(inode);
         }
         // Whoever cuts holds the lock until it is done.
-        let _guard = self.lock_inodes(call, [number]).await;
+        let cutting = || FsError::NotReady(format!("a truncate of {number} is being finished"));
+        let done = self.bucket.handle().timeout(WAIT_MAX, self.lock_inodes(call, [number])).await;
+        let _guard = done.map_err(|_| cutting())?;
         let inode = self.inode(call, number).await?;
-        if inode.cutting {
-            return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
-        }
-        Ok(inode)
+        if inode.cutting { Err(cutting()) } else { Ok(inode) }
     }
 
     pub(crate) async fn read_link(&self, call: &Call, number: InodeId) -> Outcome {

@@ -14,15 +14,15 @@ use weft_wire::{InodeId, Position};
 impl Namespace {
     pub(crate) async fn lookup(&self, call: &Call, dir: InodeId, name: &[u8]) -> Outcome {
         if name == b".." {
-            self.seen(&inode_key(call.fs, dir)).await;
+            self.seen(&inode_key(call.fs, dir)).await?;
             let parent = self.inode(call, dir).await?.parent;
-            let attr = self.inode(call, parent).await.ok().map(|inode| inode.attr(parent));
+            let attr = self.attr_here(call, parent).await?;
             let reply = FsReply::Entry { inode: parent, kind: FileKind::Directory, attr, created: false };
             return Ok((reply, Bytes::new()));
         }
         dentries::check_name(name)?;
         let secret = self.map()?.secret;
-        self.seen(&name_key(&secret, call.fs, dir, name)).await;
+        self.seen(&name_key(&secret, call.fs, dir, name)).await?;
         match dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry {
             Some(dentry) => self.entry(call, &dentry).await,
             None => {
@@ -33,15 +33,23 @@ impl Namespace {
     }
 
     async fn entry(&self, call: &Call, dentry: &Dentry) -> Outcome {
-        self.seen(&inode_key(call.fs, dentry.inode)).await;
-        let attr = match self.inode(call, dentry.inode).await {
-            Ok(inode) => Some(inode.attr(dentry.inode)),
-            // The inode is in another bucket, or went while the name was looked at.
-            Err(errno::ESTALE) => None,
-            Err(error) => return Err(error),
-        };
+        let attr = self.attr_here(call, dentry.inode).await?;
         let reply = FsReply::Entry { inode: dentry.inode, kind: dentry.kind, attr, created: false };
         Ok((reply, Bytes::new()))
+    }
+
+    /// The attributes of an inode if it is in this bucket, and didn't go while its name was looked at.
+    async fn attr_here(&self, call: &Call, number: InodeId) -> Result<Option<Attr>, FsError> {
+        if !self.is_here(number) {
+            return Ok(None);
+        }
+        self.seen(&inode_key(call.fs, number)).await?;
+        match self.inode(call, number).await {
+            // Attributes are withheld while a cut is under way: the client asks for them.
+            Ok(inode) => Ok((!inode.cutting).then(|| inode.attr(number))),
+            Err(errno::ESTALE) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The inode if it is a directory that still has a name.
@@ -238,7 +246,7 @@ impl Namespace {
         attrs: bool,
     ) -> Outcome {
         const ENTRIES_MAX: u32 = 1024;
-        self.seen(&inode_key(call.fs, dir)).await;
+        self.seen(&inode_key(call.fs, dir)).await?;
         let inode = self.inode(call, dir).await?;
         if inode.kind != FileKind::Directory {
             return Err(errno::ENOTDIR);
@@ -248,10 +256,7 @@ impl Namespace {
         let mut entries = Vec::with_capacity(found.len());
         for (cookie, dentry) in found {
             let attr = match attrs {
-                true => {
-                    self.seen(&inode_key(call.fs, dentry.inode)).await;
-                    self.inode(call, dentry.inode).await.ok().map(|inode| inode.attr(dentry.inode))
-                }
+                true => self.attr_here(call, dentry.inode).await?,
                 false => None,
             };
             let name = dentry.name.to_vec();

@@ -4,7 +4,7 @@
 //! about is hidden meanwhile: whoever looks waits, so that nobody sees one half of an operation before the other.
 
 use crate::part::{Parts, Veto};
-use crate::{Namespace, cut, errno};
+use crate::{Namespace, WAIT_MAX, cut, errno};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -87,17 +87,28 @@ fn intent_key(transaction: TransactionId) -> Bytes {
 }
 
 impl Namespace {
-    /// Waits until no undecided transaction is about the key.
-    pub(crate) async fn seen(&self, key: &Bytes) {
+    /// Waits until no undecided transaction is about the key; `NotReady` if that takes long.
+    pub(crate) async fn seen(&self, key: &Bytes) -> Result<(), FsError> {
+        let until = self.bucket.handle().now() + WAIT_MAX;
         loop {
             let decided = {
                 let intents = self.intents.borrow();
                 if !intents.hidden.contains_key(key) {
-                    return;
+                    return Ok(());
                 }
                 intents.decided.notified()
             };
-            decided.await;
+            if self.bucket.handle().timeout_at(until, decided).await.is_err() {
+                return Err(FsError::NotReady(self.undecided(key)));
+            }
+        }
+    }
+
+    fn undecided(&self, key: &Bytes) -> String {
+        let intents = self.intents.borrow();
+        match intents.held.values().find(|held| held.hidden.contains(key)) {
+            Some(held) => format!("{} has not decided a transaction yet", held.intent.transaction.bucket),
+            None => "a transaction is being decided".into(),
         }
     }
 

@@ -42,6 +42,9 @@ use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest, Space};
 use weft_wire::map::Map;
 use weft_wire::{FsId, InodeId};
 
+/// For how long a request waits for something that others must finish first, when its client can as well come again.
+const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What a namespace needs beside its bucket.
 #[derive(Clone)]
 pub struct Context {
@@ -125,7 +128,10 @@ impl Namespace {
         // A copy of the request waits here until the first has run.
         let _once = match &ticket {
             Some(ticket) => {
-                let guard = self.bucket.lock([inode::result_key(ticket.client, ticket.sequence)]).await;
+                let first = self.bucket.lock([inode::result_key(ticket.client, ticket.sequence)]);
+                // Copies of what takes long must not pile up: the client comes again.
+                let guard = self.bucket.handle().timeout(WAIT_MAX, first).await;
+                let guard = guard.map_err(|_| FsError::NotReady("the request is being carried out".into()))?;
                 if let Some(reply) = self.results.find(&self.bucket, ticket).await? {
                     self.finished(ticket).await;
                     self.bucket.readable().await.map_err(errno::of_bucket)?;
@@ -220,6 +226,11 @@ impl Namespace {
         let free = space.blocks.saturating_sub(space.used);
         let space = Space { blocks: space.blocks, blocks_free: free, blocks_available: free, files: 0 };
         Ok((FsReply::Space(space), Bytes::new()))
+    }
+
+    /// Whether an inode is in this bucket.
+    fn is_here(&self, inode: InodeId) -> bool {
+        (self.context.map)().is_some_and(|map| map.bucket_of(inode.position()) == self.bucket.id())
     }
 
     async fn inode(&self, call: &Call, inode: InodeId) -> Result<inode::Inode, FsError> {
