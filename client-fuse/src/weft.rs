@@ -2,7 +2,8 @@
 //! socket; nothing is shared between them and nothing is cached.
 //!
 //! The kernel's node numbers are inode numbers, except that the root is always 1; so there is no table to keep, and any
-//! thread can serve any request. Only the closing of a file goes to the thread that opened it.
+//! thread can serve any request. What is open or locked is the business of the first thread's client alone: an owner's
+//! locks must be one client's for the leader to see who waits for whom, and end with the file that they were taken through.
 
 mod convert;
 mod killed;
@@ -13,6 +14,8 @@ use crate::request::Operation;
 use bytes::Bytes;
 use convert::Numbers;
 use nix::errno::Errno;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
@@ -33,6 +36,8 @@ const CONNECT_AGAIN: Duration = Duration::from_secs(1);
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOT_DOT: u64 = 2;
 const READDIR_ENTRIES_MAX: usize = 1024;
+/// The thread whose client has the open files and the locks.
+const HOLDER: usize = 0;
 /// Nothing may be used twice without asking, as long as no lease says that nobody changes it.
 const VALID: Duration = Duration::ZERO;
 
@@ -72,10 +77,12 @@ enum Engine {
 /// One thread's view of a mounted Weft filesystem.
 pub struct Weft {
     handle: Handle,
-    index: usize,
-    threads: usize,
     fail_after: Option<Duration>,
     engine: Watch<Engine>,
+    next_handle: Cell<u64>,
+    /// Owners of record locks, by the open file that they were taken through. A process's own end as it closes the file;
+    /// those of an open file end with it.
+    lockers: RefCell<BTreeMap<(NodeId, FileHandle), BTreeSet<u64>>>,
 }
 
 /// The root as any thread last saw it: a process serves one mount.
@@ -89,13 +96,13 @@ const SEEN_AFTER: Duration = Duration::from_secs(2);
 
 impl Weft {
     /// Connects in the background; operations wait for it.
-    pub fn start(index: usize, threads: usize, handle: &Handle, options: ConnectOptions) -> Rc<Self> {
+    pub fn start(handle: &Handle, options: ConnectOptions) -> Rc<Self> {
         let weft = Rc::new(Self {
             handle: handle.clone(),
-            index,
-            threads: threads.max(1),
             fail_after: options.fail_after,
             engine: Watch::new(Engine::Connecting),
+            next_handle: Cell::new(0),
+            lockers: RefCell::default(),
         });
         handle.spawn("connect", Rc::clone(&weft).connect(options)).detach();
         weft
@@ -168,7 +175,24 @@ impl Weft {
     }
 
     fn opened(&self) -> Opened {
-        Opened { handle: FileHandle(self.index as u64), caching: Caching::Direct }
+        self.next_handle.set(self.next_handle.get() + 1);
+        Opened { handle: FileHandle(self.next_handle.get()), caching: Caching::Direct }
+    }
+
+    /// The owners that took record locks through an open file and still may have them.
+    fn take_lockers(&self, node: NodeId, handle: FileHandle) -> BTreeSet<u64> {
+        self.lockers.borrow_mut().remove(&(node, handle)).unwrap_or_default()
+    }
+
+    /// An owner's locks of a file have ended.
+    fn forget_locker(&self, node: NodeId, owner: LockOwner) {
+        let mut lockers = self.lockers.borrow_mut();
+        lockers.retain(|(other, _), owners| {
+            if *other == node {
+                owners.remove(&owner.0);
+            }
+            !owners.is_empty()
+        });
     }
 }
 
@@ -192,12 +216,13 @@ fn open_mode(how: &OpenHow) -> OpenMode {
 impl Filesystem for Weft {
     fn route(&self, operation: &Operation) -> Route {
         match operation {
-            // The client that told the leader of the open file is the one to take it back.
-            Operation::Release { handle, .. } => Route::Thread(handle.0 as usize % self.threads),
-            // All locks of a file belong to one client: an owner's locks are one set.
-            Operation::Getlk { node, .. } | Operation::Setlk { node, .. } => {
-                Route::Thread((node.0 % self.threads as u64) as usize)
-            }
+            Operation::Open { .. }
+            | Operation::Create { .. }
+            | Operation::Tmpfile { .. }
+            | Operation::Flush { .. }
+            | Operation::Release { .. }
+            | Operation::Getlk { .. }
+            | Operation::Setlk { .. } => Route::Thread(HOLDER),
             _ => Route::Here,
         }
     }
@@ -370,11 +395,28 @@ impl Filesystem for Weft {
         .await
     }
 
-    async fn release(&self, _request: &Request, node: NodeId, _handle: FileHandle, _how: ReleaseHow) -> Result<()> {
-        if let Engine::Connected(client) = self.engine.get() {
-            client.release(Numbers { root: client.root() }.inode(node));
-        }
-        Ok(())
+    async fn flush(&self, request: &Request, node: NodeId, _handle: FileHandle, owner: LockOwner) -> Result<()> {
+        self.forget_locker(node, owner);
+        self.serve(request, async |client, numbers| {
+            client.release_locks(numbers.inode(node), weft_wire::fs::LockKind::Record, owner.0).await
+        })
+        .await
+    }
+
+    async fn release(&self, request: &Request, node: NodeId, handle: FileHandle, how: ReleaseHow) -> Result<()> {
+        let record = self.take_lockers(node, handle);
+        self.serve(request, async |client, numbers| {
+            let inode = numbers.inode(node);
+            client.release(inode);
+            for owner in record {
+                client.release_locks(inode, weft_wire::fs::LockKind::Record, owner).await?;
+            }
+            match how.flock_owner {
+                Some(owner) => client.release_locks(inode, weft_wire::fs::LockKind::Flock, owner.0).await,
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     async fn fsync(&self, request: &Request, _node: NodeId, _handle: FileHandle, _data_only: bool) -> Result<()> {
@@ -502,10 +544,13 @@ impl Filesystem for Weft {
         &self,
         request: &Request,
         node: NodeId,
-        _handle: FileHandle,
+        handle: FileHandle,
         ask: LockRequest,
         wait: bool,
     ) -> Result<()> {
+        if ask.kind == LockKind::Record && ask.lock.typ != LockType::Unlock {
+            self.lockers.borrow_mut().entry((node, handle)).or_default().insert(ask.owner.0);
+        }
         let set = self.serve(request, async |client, numbers| {
             client.set_lock(numbers.inode(node), convert::lock(&ask), wait).await
         });

@@ -1,34 +1,51 @@
 //! Locks, held by the inode's leader.
+//!
+//! Requests for locks carry no number: asking twice for the same lock is like asking once, and one that waits for hours
+//! must not hold back the numbers of others. What happens to a request that its caller gave up is seen to in the
+//! background: whatever it is granted then goes back.
 
 use crate::client::{Client, unexpected};
 use crate::errno::Errno;
-use crate::request::Effect;
+use crate::request::{Effect, Failure};
 use bytes::Bytes;
 use std::rc::Rc;
+use weft_reactor::Task;
 use weft_wire::InodeId;
 use weft_wire::fs::{FsOp, FsReply, Lock, LockKind, LockType};
 
-/// Takes back a wait for a lock that was given up before it was answered.
+type Outcome = Result<(), Failure>;
+
+/// A request for a lock whose caller may go away.
 struct Asked<'a> {
     client: &'a Rc<Client>,
     inode: InodeId,
-    owner: u64,
-    answered: bool,
+    lock: Lock,
+    wait: bool,
+    answer: Option<Task<Outcome>>,
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        let (client, inode, owner) = (Rc::clone(self.client), self.inode, self.owner);
-        let cancel = async move {
-            // The number of the request is no news to the leader: an owner waits for one lock of an inode at a time.
-            let op = FsOp::CancelLock { inode, owner, waiting: 0 };
-            let told = client.change(inode.position(), op, Bytes::new()).await;
-            tracing::trace!(%inode, ok = told.is_ok(), "gave up waiting for a lock");
+        let Some(answer) = self.answer.take() else { return };
+        let (client, inode, lock, wait) = (Rc::clone(self.client), self.inode, self.lock, self.wait);
+        let give_up = async move {
+            if wait {
+                let cancel = FsOp::CancelLock { inode, owner: lock.owner, waiting: 0 };
+                let told = client.send(inode.position(), cancel, Bytes::new(), Effect::None).await;
+                tracing::trace!(%inode, ok = told.is_ok(), "gave up waiting for a lock");
+            }
+            if !matches!(answer.await, Ok(Ok(()))) {
+                return;
+            }
+            if client.held.has(inode, lock.kind, lock.owner) {
+                // Its owner has other locks there; this one goes with them.
+                client.held.set(inode, lock);
+            } else {
+                let given_back = client.unlock(inode, Lock { typ: LockType::Unlock, ..lock }).await;
+                tracing::trace!(%inode, ok = given_back.is_ok(), "gave back a lock that nobody waits for");
+            }
         };
-        self.client.handle.spawn("cancel lock", cancel).detach();
+        self.client.handle.spawn("give up a lock", give_up).detach();
     }
 }
 
@@ -36,17 +53,30 @@ impl Client {
     /// Takes or gives back a lock. `wait`: however long it takes; dropping the future gives up.
     pub async fn set_lock(self: &Rc<Self>, inode: InodeId, lock: Lock, wait: bool) -> Result<(), Errno> {
         if lock.typ == LockType::Unlock {
-            drop(self.held.telling.lock().await);
-            self.held.set(inode, lock);
+            return self.unlock(inode, lock).await;
         }
-        let mut asked = Asked { client: self, inode, owner: lock.owner, answered: !wait };
-        let op = FsOp::SetLock { inode, lock, wait };
-        let outcome = self.send(inode.position(), op, Bytes::new(), Effect::Once).await;
-        asked.answered = true;
-        if outcome.is_ok() && lock.typ != LockType::Unlock {
-            self.held.set(inode, lock);
-        }
-        outcome.map(drop).map_err(Errno::from)
+        let client = Rc::clone(self);
+        let ask = async move {
+            let op = FsOp::SetLock { inode, lock, wait };
+            client.send(inode.position(), op, Bytes::new(), Effect::None).await.map(drop)
+        };
+        let task = self.handle.spawn("set lock", ask);
+        let mut asked = Asked { client: self, inode, lock, wait, answer: Some(task) };
+        let Some(answer) = asked.answer.as_mut() else { return Err(Errno::EIO) };
+        let outcome = answer.await.unwrap_or(Err(Failure::Errno(Errno::EIO)));
+        asked.answer = None;
+        outcome?;
+        self.held.set(inode, lock);
+        Ok(())
+    }
+
+    async fn unlock(&self, inode: InodeId, lock: Lock) -> Result<(), Errno> {
+        // A new leader that is being told hears of it afterwards.
+        drop(self.held.telling.lock().await);
+        self.held.set(inode, lock);
+        let op = FsOp::SetLock { inode, lock, wait: false };
+        let answer = self.send(inode.position(), op, Bytes::new(), Effect::None).await;
+        answer.map(drop).map_err(Errno::from)
     }
 
     /// What stands in the way of a lock.
@@ -57,10 +87,13 @@ impl Client {
         }
     }
 
-    /// Gives back all locks of an owner.
+    /// Gives back all locks of an owner, if it has any.
     pub async fn release_locks(&self, inode: InodeId, kind: LockKind, owner: u64) -> Result<(), Errno> {
+        if !self.held.has(inode, kind, owner) {
+            return Ok(());
+        }
         drop(self.held.telling.lock().await);
         self.held.release(inode, kind, owner);
-        self.inode_change(inode, FsOp::ReleaseLocks { inode, kind, owner }).await.map(drop)
+        self.ask(inode.position(), FsOp::ReleaseLocks { inode, kind, owner }).await.map(drop)
     }
 }

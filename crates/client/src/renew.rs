@@ -47,6 +47,12 @@ impl Held {
         self.set(inode, Lock { kind, typ: LockType::Unlock, start: 0, end: u64::MAX, owner, pid: 0 });
     }
 
+    /// Whether the owner has any lock of the inode.
+    pub fn has(&self, inode: InodeId, kind: LockKind, owner: u64) -> bool {
+        let locks = self.locks.borrow();
+        locks.get(&inode).is_some_and(|locks| locks.iter().any(|lock| (lock.kind, lock.owner) == (kind, owner)))
+    }
+
     fn inodes(&self) -> Vec<InodeId> {
         self.locks.borrow().keys().copied().collect()
     }

@@ -186,7 +186,10 @@ impl Client {
             Err(error) => return Attempt::Stale(format!("its leader {leader}: {error}")),
         };
         match decode::<FsReply>(&response.head) {
-            Ok(FsReply::Error(error)) => self.refused(leader, error),
+            Ok(FsReply::Error(error)) => {
+                tracing::debug!(bucket = %request.bucket, sequence = request.sequence, op = ?request.op, %error, "refused");
+                self.refused(leader, error)
+            }
             Ok(reply) => Attempt::Answer((reply, response.body)),
             Err(error) => Attempt::Again(format!("its leader {leader}: {error}")),
         }

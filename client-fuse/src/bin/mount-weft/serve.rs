@@ -43,11 +43,9 @@ pub fn serve(
         flags: options.flags,
         threads: options.threads.unwrap_or(defaults.threads),
         readdirplus: ReaddirPlus::Off,
-        // Across mounts once leaders keep locks; until then within one mount.
-        locks: Locks::Kernel,
+        locks: Locks::Filesystem,
         ..defaults
     };
-    let threads = session_options.threads;
     let session = Session::mount(&arguments.mountpoint, session_options)?;
     let mountpoint = session.mountpoint().to_owned();
     let stopper = session.stopper();
@@ -63,7 +61,7 @@ pub fn serve(
         }
         told
     })?;
-    let served = session.run(|index, handle| Weft::start(index, threads, handle, connect.clone()));
+    let served = session.run(|_, handle| Weft::start(handle, connect.clone()));
     // It can't fail to end: the session that it looks at has ended.
     let told = first_look.join();
     served?;
