@@ -8,7 +8,7 @@ use crate::io::FindDrive;
 use crate::key::{self, Object};
 use crate::lock::{LockGuard, Locks, Mode};
 use crate::merge::Merge;
-use crate::planner::Pauses;
+use crate::planner::{Pauses, Step};
 use crate::run::IndexStripe;
 use crate::stripe::{StripeRecord, StripeView};
 use crate::stripes::{Members, Stripes};
@@ -74,11 +74,15 @@ pub(crate) struct Inner {
     pub closed: Cell<bool>,
     /// The journal refused a record: a checkpoint is due, however little it holds.
     pub starved: Cell<bool>,
+    /// Why the bucket ended, if the journal wasn't the first to hear.
+    pub ended: RefCell<Option<BucketError>>,
     /// The planner is to stop after its step.
     pub finishing: Cell<bool>,
     /// The planner runs: nobody else may do its work.
     pub planning: Cell<bool>,
     pub planner_done: Notify,
+    /// What it does just now, for people.
+    pub step: Cell<Option<Step>>,
     pub pauses: RefCell<Pauses>,
     /// Why the planner can't go on, if it can't.
     pub trouble: RefCell<Option<String>>,
@@ -138,6 +142,9 @@ pub struct Stats {
     pub lost_stripes: u64,
     /// Zones whose drives could not be told yet that they are free.
     pub unfreed_zones: u64,
+    /// What the planner does just now.
+    pub step: Option<String>,
+    /// Why something that should happen doesn't.
     pub trouble: Option<String>,
 }
 
@@ -224,8 +231,8 @@ impl Bucket {
     /// Waits until everything that a read may have seen stands on P+1 and the leader's lease holds.
     pub async fn readable(&self) -> Result<(), BucketError> {
         let log = &self.0.log;
-        if let Some(error) = log.failed() {
-            return Err(error.into());
+        if let Some(error) = self.failed() {
+            return Err(error);
         }
         log.settled(log.last()).await?;
         if !log.lease_valid(self.0.handle.now()) {
@@ -239,7 +246,14 @@ impl Bucket {
         if self.0.closed.get() {
             return Some(BucketError::Stopped);
         }
-        self.0.log.failed().map(BucketError::from)
+        self.0.log.failed().map(BucketError::from).or_else(|| self.0.ended.borrow().clone())
+    }
+
+    /// Someone took over, a drive says: nothing will work any more.
+    pub(crate) fn end(&self, error: BucketError) {
+        self.0.ended.borrow_mut().get_or_insert(error);
+        self.0.stripes.work.notify_one();
+        self.0.progress.notify_all();
     }
 
     /// Blocks that one [`Bucket::stage`] takes.
@@ -341,7 +355,8 @@ impl Bucket {
             damaged_stripes: stripes.damaged.borrow().len() as u64,
             lost_stripes: stripes.lost.borrow().len() as u64,
             unfreed_zones: stripes.unfreed_len() as u64,
-            trouble: self.0.trouble.borrow().clone(),
+            step: self.0.step.get().map(|step| format!("{step:?}")),
+            trouble: self.0.trouble.borrow().clone().or_else(|| self.0.log.troubles()),
         }
     }
 

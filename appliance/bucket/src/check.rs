@@ -203,7 +203,7 @@ impl Bucket {
                 || zones.retired().contains(&id)
                 || merging.as_ref().is_some_and(|merge| merge.wrote(id));
             // While a run or manifest is being written, its stripes are nobody's yet.
-            if !known && self.is_idle() {
+            if !known && self.0.step.get().is_none() {
                 checked.problem(format!("{id} of the index is named by nobody: {entry:?}"));
             }
         }

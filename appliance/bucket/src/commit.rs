@@ -34,6 +34,10 @@ impl Bucket {
             match self.0.stripes.stage(Kind::Data, Purse::User, data.clone()).await {
                 // The cleaner may make room yet.
                 Err(BucketError::NoSpace) if waits < ROOM_WAITS_MAX && !self.is_idle() => waits += 1,
+                Err(deposed @ BucketError::Deposed(_)) => {
+                    self.end(deposed.clone());
+                    return Err(deposed);
+                }
                 done => return done,
             }
             self.wait_for_progress().await?;

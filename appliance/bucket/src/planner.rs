@@ -13,7 +13,7 @@ use weft_reactor::Instant;
 
 /// What the planner found to do, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     Free,
     Checkpoint,
     Destage,
@@ -111,6 +111,7 @@ impl Bucket {
             None => {
                 // A second call waits here for the first.
                 self.0.planning.set(true);
+                self.0.step.set(Some(Step::Checkpoint));
                 let done = self.checkpoint().await;
                 self.stop_planning();
                 done
@@ -122,6 +123,7 @@ impl Bucket {
     }
 
     fn stop_planning(&self) {
+        self.0.step.set(None);
         self.0.planning.set(false);
         self.0.planner_done.notify_all();
     }
@@ -141,7 +143,10 @@ impl Bucket {
                 }
                 continue;
             };
-            match self.take(step).await {
+            self.0.step.set(Some(step));
+            let done = self.take(step).await;
+            self.0.step.set(None);
+            match done {
                 Ok(()) => {
                     self.0.pauses.borrow_mut().0[step as usize] = None;
                     if self.0.pauses.borrow().0.iter().all(Option::is_none) {
@@ -149,7 +154,11 @@ impl Bucket {
                     }
                     self.0.progress.notify_all();
                 }
-                Err(BucketError::Deposed(_) | BucketError::Stopped) => break,
+                Err(error @ (BucketError::Deposed(_) | BucketError::Stopped)) => {
+                    // The journal may not have heard yet: without a planner the bucket can't go on either way.
+                    self.end(error);
+                    break;
+                }
                 Err(error) => {
                     tracing::warn!(bucket = %self.0.id, ?step, %error, "background work waits");
                     *self.0.trouble.borrow_mut() = Some(format!("{step:?}: {error}"));

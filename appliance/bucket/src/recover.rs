@@ -100,9 +100,11 @@ impl Bucket {
             counters: Default::default(),
             closed: Cell::new(false),
             starved: Cell::new(false),
+            ended: RefCell::new(None),
             finishing: Cell::new(false),
             planning: Cell::new(true),
             planner_done: Default::default(),
+            step: Cell::new(None),
             pauses: RefCell::default(),
             trouble: RefCell::new(None),
         }));

@@ -14,6 +14,7 @@ use weft_wire::*;
 
 pub const CLUSTER: Uuid = Uuid(0xc1);
 pub const NODES: u16 = 6;
+pub const DRIVE_BYTES: u64 = 128 << 20;
 pub const PROTECTION: Protection = Protection { data: 4, parity: 2 };
 
 pub struct Rig {
@@ -35,7 +36,7 @@ impl Rig {
         let media: Vec<_> = (0..NODES)
             .map(|_| {
                 MemMedia::new(MemOptions {
-                    capacity_bytes: 128 << 20,
+                    capacity_bytes: DRIVE_BYTES,
                     read_latency: Duration::from_micros(80),
                     write_latency: Duration::from_micros(20),
                     flush_latency: Duration::from_micros(50),
