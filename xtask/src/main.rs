@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod down;
+mod sim;
 mod stage;
 mod test;
 mod tree;
@@ -25,6 +26,8 @@ enum Verb {
     Up(up::Up),
     /// Stop the cluster
     Down(down::Down),
+    /// Run whole clusters in virtual time, with faults, each a function of its seed
+    Sim(sim::Sim),
 }
 
 fn main() -> std::process::ExitCode {
@@ -32,6 +35,7 @@ fn main() -> std::process::ExitCode {
         Verb::Test(test) => test.run(),
         Verb::Up(up) => up.run(),
         Verb::Down(down) => down.run(),
+        Verb::Sim(sim) => sim.run(),
     };
     match result {
         Ok(code) => code,

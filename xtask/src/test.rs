@@ -36,13 +36,15 @@ enum Stage {
     Doc,
     /// The rules of the repository itself
     House,
+    /// Simulated clusters: the seeds that once failed, then others for a minute
+    Sim,
     /// The programs that real clusters are made of
     Programs,
     /// Real clusters, killed and checked
     Cluster,
 }
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     Stage::Fmt,
     Stage::Build,
     Stage::Clippy,
@@ -50,6 +52,7 @@ const STAGES: [Stage; 9] = [
     Stage::Unit,
     Stage::Doc,
     Stage::House,
+    Stage::Sim,
     Stage::Programs,
     Stage::Cluster,
 ];
@@ -79,6 +82,7 @@ impl Stage {
             Stage::Unit => "unit",
             Stage::Doc => "doc",
             Stage::House => "house",
+            Stage::Sim => "sim",
             Stage::Programs => "programs",
             Stage::Cluster => "cluster",
         }
@@ -94,6 +98,7 @@ impl Stage {
             Stage::Unit => 900,
             Stage::Doc => 300,
             Stage::House => 120,
+            Stage::Sim => 600,
             Stage::Programs => 600,
             Stage::Cluster => 1800,
         })
@@ -130,6 +135,20 @@ impl Stage {
                 "ci",
                 "-E",
                 "package(weft-house)",
+            ],
+            Stage::Sim => &[
+                "run",
+                "--quiet",
+                "--profile",
+                "ci",
+                "--package",
+                "weft-sim",
+                "--",
+                "--seeds",
+                "tests/sim/seeds.txt",
+                "--budget",
+                "60",
+                "--fresh",
             ],
             Stage::Programs => {
                 &["build", "--profile", "ci", "--package", "weftd", "--package", "weft-cli", "--package", "weft-fuse"]

@@ -70,6 +70,7 @@ struct Faults {
     writes_failing: u64,
     flushes_failing: u64,
     lose_next: bool,
+    lies: bool,
     misdirect_next: Option<u64>,
     /// Power fails after so many more blocks were written.
     blocks_until_power_loss: Option<u64>,
@@ -165,6 +166,15 @@ impl MemMedia {
         self.0.borrow_mut().faults.flushes_failing = count;
     }
 
+    /// From now on nothing becomes durable, though the drive says so.
+    pub fn lie_about_durability(&self) {
+        self.0.borrow_mut().faults.lies = true;
+    }
+
+    pub fn be_honest_again(&self) {
+        self.0.borrow_mut().faults.lies = false;
+    }
+
     /// The next write is acknowledged and never happens.
     pub fn lose_next_write(&self) {
         self.0.borrow_mut().faults.lose_next = true;
@@ -234,6 +244,9 @@ impl Media {
 
     /// Makes the writes durable that `chosen` picks.
     fn make_durable(&mut self, chosen: impl Fn(&UnflushedWrite) -> bool) {
+        if self.faults.lies {
+            return;
+        }
         let (chosen, rest) = std::mem::take(&mut self.unflushed).into_iter().partition(chosen);
         self.unflushed = rest;
         let chosen: Vec<UnflushedWrite> = chosen;

@@ -338,6 +338,12 @@ impl Leads {
             .collect()
     }
 
+    /// The buckets that are served here: for those who check them.
+    pub fn buckets(&self) -> Vec<Bucket> {
+        let leads = self.0.leads.borrow();
+        leads.values().filter_map(|lead| lead.namespace.as_ref().map(|namespace| namespace.bucket().clone())).collect()
+    }
+
     /// Orderly end: everything into runs, so that the next start has little to replay. Peers that stop at the same time
     /// may be gone already, so it isn't waited for long: the journal has everything all the same.
     pub async fn finish(&self) {

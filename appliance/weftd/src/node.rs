@@ -337,6 +337,11 @@ impl Node {
         }
     }
 
+    /// The buckets that this node serves: for those who check them.
+    pub fn buckets(&self) -> Vec<weft_bucket::Bucket> {
+        self.leads.borrow().as_ref().map(Leads::buckets).unwrap_or_default()
+    }
+
     fn describe(&self) -> Description {
         let drives = self.drives.borrow();
         let manager = self.manager.borrow();

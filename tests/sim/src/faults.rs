@@ -34,6 +34,8 @@ impl FaultOptions {
 /// Longest that a node stays down, a partition lasts, the network stays bad.
 const DOWN_MAX: Duration = Duration::from_secs(5);
 const PARTITION_MAX: Duration = Duration::from_secs(3);
+/// How long drives pretend, and how long all was well before.
+const PRETENCE: Duration = Duration::from_secs(3);
 
 pub struct Faults {
     options: FaultOptions,
@@ -197,18 +199,40 @@ impl Faults {
         let Some(node) = self.victims.get(self.random.below(self.victims.len() as u64) as usize).copied() else {
             return;
         };
+        let blocks = 1 + self.random.below(200);
+        self.damage(world, node, blocks);
+    }
+
+    pub fn damage(&mut self, world: &mut World, node: usize, blocks: u64) {
         let Some(machine) = world.nodes.get(node) else { return };
         let random = &mut self.random;
         for media in &machine.media {
             let Some(zones) = crate::stripes::zones_of(media) else { continue };
-            for _ in 0..=random.below(200) {
+            for _ in 0..blocks {
                 // Zones are handed out from the first on.
                 let span = (zones.end - zones.start) / (1 + random.below(16));
                 let at = zones.start + random.below(span.max(1));
                 media.corrupt(at, 1 << random.below(8));
             }
         }
-        world.trace.note(&format!("node {node}: blocks of its drives are damaged"));
+        world.trace.note(&format!("node {node}: {blocks} blocks of its drives are damaged"));
+    }
+
+    /// Drives that only pretend for a while, then power fails everywhere.
+    pub fn lie(&mut self, world: &mut World) {
+        self.heal(world);
+        world.run_for(PRETENCE);
+        for media in world.nodes.iter().flat_map(|node| &node.media) {
+            media.lie_about_durability();
+        }
+        world.run_for(PRETENCE);
+        for node in 0..world.nodes.len() {
+            world.crash_node(node, Crash::PowerLoss(CrashKeeps::Nothing));
+            self.down.push((node, world.now()));
+        }
+        for media in world.nodes.iter().flat_map(|node| &node.media) {
+            media.be_honest_again();
+        }
     }
 
     /// Everything is well again, and stays so.

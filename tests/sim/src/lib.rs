@@ -11,6 +11,7 @@ pub mod files;
 pub mod history;
 pub mod linear;
 pub mod many;
+pub mod memory;
 pub mod names;
 pub mod node;
 pub mod oracle;

@@ -2,8 +2,10 @@
 
 use crate::faults::{FaultOptions, Faults};
 use crate::history::History;
-use crate::node::NodeTunables;
+use crate::memory::{self, Budget};
+use crate::node::{Crash, NodeTunables};
 use crate::oracle::{self, Shape};
+use crate::stripes;
 use crate::workload::{Hand, Shared, WorkloadOptions, read_back, work};
 use crate::world::World;
 use std::fmt;
@@ -23,6 +25,21 @@ pub struct RunOptions {
     pub workers_per_client: usize,
     /// Print what happens.
     pub print: bool,
+    /// What a checker has to see.
+    pub planted: Option<Planted>,
+}
+
+/// A fault beyond what a cluster survives, or a demand beyond what it promises: shows that a checker sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// Drives that say that data is durable when it isn't, and a power loss.
+    LyingDrives,
+    /// A damaged drive that nobody scrubs.
+    Damage,
+    /// More nodes than may fail don't come back.
+    NodesGone,
+    /// No memory at all is allowed.
+    NoMemory,
 }
 
 impl RunOptions {
@@ -35,6 +52,7 @@ impl RunOptions {
             clients: 3,
             workers_per_client: 2,
             print: false,
+            planted: None,
         }
     }
 }
@@ -99,6 +117,8 @@ const BUCKET_BITS: u8 = 3;
 /// Virtual time in which everything must be answered once all is well.
 const HEALED_MAX: Duration = Duration::from_secs(120);
 const NAMES: u16 = 8;
+/// By a planted damage: enough to hit something.
+const DAMAGED_BLOCKS: u64 = 20_000;
 /// Operations around a violation that are shown.
 const CONTEXT_OPS: usize = 20;
 
@@ -182,12 +202,25 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         }
     }
     let mut faults = Faults::new(drawn.faults, random.next_u64(), &world, usize::from(options.protection.parity));
+    let budget = match options.planted {
+        Some(Planted::NoMemory) => Budget { held_bytes: 0, index_bytes: 0, journal_bytes: 0 },
+        _ => Budget::of(&drawn.tunables.lead),
+    };
     let end = world.now() + options.time;
     while world.now() < end {
         world.run_until(faults.next_at().min(end));
+        memory::check(&world, &budget).map_err(Failure::Memory)?;
         faults.strike(&mut world);
     }
+    if options.planted == Some(Planted::LyingDrives) {
+        faults.lie(&mut world);
+    }
     faults.heal(&mut world);
+    if options.planted == Some(Planted::NodesGone) {
+        for node in 0..=usize::from(options.protection.parity) {
+            world.crash_node(node, Crash::Kill);
+        }
+    }
     shared.stopping.set(true);
     let finished = world.run_while(HEALED_MAX, |_| history.outstanding() == 0);
     if finished.is_err() {
@@ -214,6 +247,13 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         }
     }
     let undecided = judge(&history, &reader, &drawn.workload)?;
+    match options.planted {
+        Some(Planted::Damage) => faults.damage(&mut world, 0, DAMAGED_BLOCKS),
+        _ if drawn.faults.corruption => stripes::repair(&mut world).map_err(Failure::Drives)?,
+        _ => {}
+    }
+    stripes::check(&mut world, 1 << BUCKET_BITS).map_err(Failure::Drives)?;
+    memory::check(&world, &budget).map_err(Failure::Memory)?;
     Ok(Report {
         trace: world.trace.hash(),
         turns: world.trace.turns(),

@@ -1,11 +1,83 @@
-//! The checker of what is on the drives: stripes, parity, owners.
+//! The checker of what is on the drives: each bucket compares its stripes with the drives' blocks, parity and owners.
 
+use crate::world::World;
+use std::collections::BTreeMap;
 use std::ops::Range;
-use weft_drive::format::Geometry;
+use std::time::Duration;
+use weft_bucket::{Bucket, BucketError};
+use weft_drive::format::geometry::Geometry;
 use weft_drive::mem::MemMedia;
+use weft_wire::BucketId;
+
+/// In virtual time, for one bucket.
+const CHECK_MAX: Duration = Duration::from_secs(300);
+/// After a pass that marked damaged stripes, for their repair.
+const REPAIR_WAIT: Duration = Duration::from_secs(30);
+/// Passes after which everything must be repaired: what is read may be repaired to a place that is damaged, too.
+const PASSES_MAX: u32 = 4;
 
 /// The bytes of a drive that are zones.
 pub fn zones_of(media: &MemMedia) -> Option<Range<u64>> {
     let geometry = Geometry::for_capacity(media.capacity_bytes()).ok()?;
     Some(geometry.zones_offset..geometry.zones_offset + u64::from(geometry.zones) * geometry.zone_bytes)
+}
+
+fn buckets(world: &World) -> Vec<(usize, Bucket)> {
+    let nodes = world.nodes.iter().enumerate();
+    nodes
+        .flat_map(|(index, node)| {
+            node.node().map(|node| node.buckets()).unwrap_or_default().into_iter().map(move |bucket| (index, bucket))
+        })
+        .collect()
+}
+
+/// Lets the buckets read everything and repair what is damaged.
+pub fn repair(world: &mut World) -> Result<(), String> {
+    for _ in 0..PASSES_MAX {
+        let mut damaged = 0;
+        for (node, bucket) in buckets(world) {
+            let id = bucket.id();
+            let scrub = async move { bucket.scrub().await };
+            match world.block_on_node(node, CHECK_MAX, scrub) {
+                Ok(Ok(found)) => damaged += found.damaged,
+                Ok(Err(error)) => return Err(format!("{id} can't be scrubbed: {error}")),
+                Err(_) => return Err(format!("scrubbing {id} does not end")),
+            }
+        }
+        if damaged == 0 {
+            return Ok(());
+        }
+        world.trace.note(&format!("scrub: {damaged} stripes are damaged"));
+        world.run_for(REPAIR_WAIT);
+    }
+    Err("stripes are still damaged after all passes".into())
+}
+
+/// Checks every bucket that is served, each of which must be served by one node.
+pub fn check(world: &mut World, bucket_count: usize) -> Result<(), String> {
+    let mut served: BTreeMap<BucketId, usize> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (node, bucket) in buckets(world) {
+        let id = bucket.id();
+        if let Some(other) = served.insert(id, node) {
+            problems.push(format!("{id} is served by nodes {other} and {node}"));
+        }
+        let checked = async move { bucket.check().await };
+        match world.block_on_node(node, CHECK_MAX, checked) {
+            Ok(Ok(checked)) => {
+                problems.extend(checked.problems.into_iter().map(|problem| format!("{id}: {problem}")));
+                if checked.unreachable_shards > 0 {
+                    problems.push(format!("{id}: {} shards can't be reached", checked.unreachable_shards));
+                }
+            }
+            // Its background work goes on all the time: nothing was found wrong.
+            Ok(Err(BucketError::NotReady(_))) => {}
+            Ok(Err(error)) => problems.push(format!("{id} can't be checked: {error}")),
+            Err(_) => problems.push(format!("checking {id} does not end")),
+        }
+    }
+    if served.len() != bucket_count {
+        problems.push(format!("{} of {bucket_count} buckets are served", served.len()));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
 }
