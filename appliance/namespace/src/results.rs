@@ -8,7 +8,7 @@ use crate::inode::result_key;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use weft_bucket::{Batch, Bucket};
+use weft_bucket::{Batch, Bucket, BucketError};
 use weft_wire::ClientId;
 use weft_wire::fs::{FsError, FsReply};
 use weft_wire::limits::CLIENT_WINDOW_MAX;
@@ -47,6 +47,12 @@ impl Ticket {
     }
 }
 
+/// Where all keys of a client's results begin.
+fn client_prefix(client: ClientId) -> Bytes {
+    let key = result_key(client, 0);
+    key.slice(..key.len() - size_of::<u64>())
+}
+
 impl Results {
     /// The answer that the request got before, if it ran before.
     pub async fn find(&self, bucket: &Bucket, ticket: &Ticket) -> Result<Option<FsReply>, FsError> {
@@ -64,9 +70,7 @@ impl Results {
     }
 
     async fn load(&self, bucket: &Bucket, client: ClientId) -> Result<(), FsError> {
-        let prefix = result_key(client, 0);
-        let prefix = &prefix[..prefix.len() - 8];
-        let found = bucket.scan_prefix(prefix, usize::MAX).await.map_err(errno::of_bucket)?;
+        let found = bucket.scan_prefix(&client_prefix(client), usize::MAX).await.map_err(errno::of_bucket)?;
         let mut results = BTreeMap::new();
         for (key, value) in found {
             if let Some(sequence) = crate::inode::dentry_cookie(&key) {
@@ -92,9 +96,18 @@ impl Results {
         window.results.insert(ticket.sequence, encoded);
     }
 
-    /// The client is gone for good. What the index holds of it is small, and harmless.
-    pub fn drop_client(&self, client: ClientId) {
+    /// The client is gone for good: nobody will ask for its results any more.
+    pub async fn drop_client(&self, bucket: &Bucket, client: ClientId, batch: &mut Batch) -> Result<(), BucketError> {
         self.clients.borrow_mut().remove(&client);
+        for (key, _) in bucket.scan_prefix(&client_prefix(client), usize::MAX).await? {
+            batch.delete(key);
+        }
+        Ok(())
+    }
+
+    /// Clients whose results are at hand.
+    pub fn clients(&self) -> Vec<ClientId> {
+        self.clients.borrow().keys().copied().collect()
     }
 
     /// The batch was not taken after all.

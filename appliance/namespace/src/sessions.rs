@@ -156,7 +156,6 @@ impl Namespace {
             sessions.sessions.remove(&client);
             sessions.awaited.remove(&client);
         }
-        self.results.drop_client(client);
         let closed = self.opens.borrow_mut().drop_client(client);
         self.drop_locks(client);
         for (fs, inode) in closed {
@@ -168,6 +167,9 @@ impl Namespace {
     async fn unlist(&self, clients: &[ClientId]) -> Result<(), BucketError> {
         let mut batch = Batch::new();
         for client in clients {
+            if self.is_gone(*client) {
+                self.results.drop_client(&self.bucket, *client, &mut batch).await?;
+            }
             if self.sessions.borrow_mut().listed.remove(client).is_some() {
                 batch.delete(holder_key(*client));
             }
@@ -189,24 +191,26 @@ impl Namespace {
         Ok(())
     }
 
-    /// Clients that the map has fenced or dropped, and those that are silent for too long.
+    /// The map has fenced or dropped the client. A map that is older than the client says nothing about it.
+    fn is_gone(&self, client: ClientId) -> bool {
+        (self.context.map)().is_some_and(|map| match map.clients.get(&client) {
+            Some(listed) => listed.fenced,
+            None => client < map.next_client,
+        })
+    }
+
+    /// Clients that are gone, and those that are silent for too long.
     fn ended(&self, now: Instant) -> Vec<ClientId> {
-        let Some(map) = (self.context.map)() else { return Vec::new() };
-        let sessions = self.sessions.borrow();
         let silent = Duration::from_secs(SESSION_SECONDS_MAX);
-        let known: BTreeSet<ClientId> = sessions.sessions.keys().chain(sessions.listed.keys()).copied().collect();
-        known
-            .into_iter()
-            .filter(|client| {
-                // A map that is older than the client says nothing about it.
-                let gone = match map.clients.get(client) {
-                    Some(listed) => listed.fenced,
-                    None => *client < map.next_client,
-                };
-                let session = sessions.sessions.get(client);
-                gone || session.is_some_and(|session| session.renews && now.since(session.heard) > silent)
-            })
-            .collect()
+        let mut known: BTreeSet<ClientId> = self.results.clients().into_iter().collect();
+        let sessions = self.sessions.borrow();
+        known.extend(sessions.sessions.keys().chain(sessions.listed.keys()));
+        let ended = |client: &ClientId| {
+            let session = sessions.sessions.get(client);
+            let silent = session.is_some_and(|session| session.renews && now.since(session.heard) > silent);
+            silent || self.is_gone(*client)
+        };
+        known.into_iter().filter(ended).collect()
     }
 
     fn holds_anything(&self) -> bool {

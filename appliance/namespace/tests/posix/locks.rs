@@ -4,7 +4,7 @@ use crate::rig::*;
 use bytes::Bytes;
 use std::time::Duration;
 use weft_wire::fs::*;
-use weft_wire::{ClientId, InodeId};
+use weft_wire::{ClientId, FsId, InodeId};
 
 const EINTR: i32 = 4;
 const EAGAIN: i32 = 11;
@@ -101,6 +101,9 @@ fn who_is_fenced_or_silent_loses_everything() {
         assert_eq!(waiting.await.unwrap(), 0);
         seconds(&rig, 2).await;
         assert_eq!(errno(&two.getattr(g).await.unwrap_err()), ESTALE);
+        let prefix = weft_bucket::KeyBuilder::new(FsId(0), weft_bucket::Tag::Result).u64(1).build();
+        let results = rig.leader(rig.bucket_of(f)).bucket().scan_prefix(&prefix, usize::MAX).await.unwrap();
+        assert!(results.is_empty(), "nobody asks for its results any more");
         // Whoever renews promises to go on with it.
         assert!(!renew(&rig, &two, f, None).await);
         seconds(&rig, 20).await;
