@@ -3,8 +3,8 @@
 use crate::Violations;
 
 /// Commands of other people that the README may use.
-const OTHERS: [&str; 13] =
-    ["git", "cd", "ls", "cat", "cp", "echo", "mkdir", "dd", "df", "umount", "printf", "sync", "sudo"];
+const OTHERS: [&str; 14] =
+    ["git", "cd", "ls", "cat", "cp", "echo", "mkdir", "dd", "df", "umount", "printf", "sync", "sudo", "kill"];
 
 /// Lines of the blocks marked `sh`.
 fn commands(text: &str) -> Vec<(usize, &str)> {
