@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod down;
+mod posix;
 mod sim;
 mod stage;
 mod test;
@@ -28,6 +29,8 @@ enum Verb {
     Down(down::Down),
     /// Run whole clusters in virtual time, with faults, each a function of its seed
     Sim(sim::Sim),
+    /// Run public test suites on a mounted cluster that is started for them
+    Posix(posix::Posix),
 }
 
 fn main() -> std::process::ExitCode {
@@ -36,6 +39,7 @@ fn main() -> std::process::ExitCode {
         Verb::Up(up) => up.run(),
         Verb::Down(down) => down.run(),
         Verb::Sim(sim) => sim.run(),
+        Verb::Posix(posix) => posix.run(),
     };
     match result {
         Ok(code) => code,

@@ -42,9 +42,11 @@ enum Stage {
     Programs,
     /// Real clusters, killed and checked
     Cluster,
+    /// Public test suites on a mounted cluster
+    Posix,
 }
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage::Fmt,
     Stage::Build,
     Stage::Clippy,
@@ -55,6 +57,7 @@ const STAGES: [Stage; 10] = [
     Stage::Sim,
     Stage::Programs,
     Stage::Cluster,
+    Stage::Posix,
 ];
 /// Set for tests that are to take their time.
 const LONG_VARIABLE: &str = "WEFT_LONG";
@@ -85,6 +88,7 @@ impl Stage {
             Stage::Sim => "sim",
             Stage::Programs => "programs",
             Stage::Cluster => "cluster",
+            Stage::Posix => "posix",
         }
     }
 
@@ -101,6 +105,7 @@ impl Stage {
             Stage::Sim => 600,
             Stage::Programs => 600,
             Stage::Cluster => 1800,
+            Stage::Posix => 1800,
         })
     }
 
@@ -166,6 +171,7 @@ impl Stage {
                 "-E",
                 "package(weft-cluster-tests)",
             ],
+            Stage::Posix => &["xtask", "posix"],
         }
     }
 
@@ -182,6 +188,12 @@ impl Stage {
         command.current_dir(root).args(self.arguments());
         if long {
             command.env(LONG_VARIABLE, "1");
+        }
+        let posix = tree::target()?.join("posix.count");
+        if self == Stage::Posix {
+            // A count that an earlier run left says nothing about this one.
+            let _ = std::fs::remove_file(&posix);
+            command.arg("--count").arg(&posix).args((!long).then_some("--quick"));
         }
         let documentation = tree::target()?.join("doc-tests.txt");
         if self == Stage::Doc {
@@ -205,6 +217,7 @@ impl Stage {
                 }
                 count
             }
+            Stage::Posix => posix_count(&std::fs::read_to_string(&posix).unwrap_or_default()),
             _ => Count::default(),
         };
         let verdict = match outcome.ended {
@@ -286,6 +299,12 @@ fn junit_count(report: &str) -> Result<Count> {
     Ok(Count { passed, failed })
 }
 
+/// Two numbers, of what passed and failed; nothing if the suites did not come to their end.
+fn posix_count(text: &str) -> Count {
+    let numbers = text.split_once(' ').and_then(|(passed, failed)| Some((passed.parse().ok()?, failed.parse().ok()?)));
+    numbers.map(|(passed, failed)| Count { passed, failed }).unwrap_or_default()
+}
+
 /// The sum of all lines like `test result: ok. 2 passed; 0 failed; ...`.
 fn doc_count(output: &str) -> Count {
     let mut count = Count::default();
@@ -316,6 +335,12 @@ mod tests {
         let report = r#"<?xml version="1.0"?><testsuites name="nextest-run" tests="7" failures="2" errors="1" uuid="x">
             <testsuite name="a" tests="7" failures="9" errors="9"></testsuite></testsuites>"#;
         assert_eq!(junit_count(report).unwrap(), Count { passed: 4, failed: 3 });
+    }
+
+    #[test]
+    fn reads_the_count_of_the_suites() {
+        assert_eq!(posix_count("12 3"), Count { passed: 12, failed: 3 });
+        assert_eq!(posix_count(""), Count::default());
     }
 
     #[test]

@@ -186,7 +186,7 @@ fn create_mountpoint(mountpoint: &Path) -> Result<()> {
 }
 
 /// A number of bytes, with KiB, MiB, GiB or TiB.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text.get(digits.len()..).unwrap_or_default() {
         "" | "B" => 1,
