@@ -13,6 +13,8 @@ use weft_wire::InodeId;
 pub struct Violation {
     pub text: String,
     pub op: OpId,
+    /// Which inode it is about, where that is known.
+    pub inode: Option<InodeId>,
 }
 
 #[derive(Debug, Default)]
@@ -29,11 +31,18 @@ pub struct Shape {
     pub names: Name,
 }
 
+impl Violation {
+    /// The inode that an operation is to be looked at for.
+    pub fn inode(&self, ops: &[Op]) -> Option<InodeId> {
+        self.inode.or_else(|| ops.get(self.op).and_then(|op| subject(&op.call)))
+    }
+}
+
 pub fn judge(ops: &[Op], root: InodeId, shape: Shape) -> Findings {
     let mut findings = Findings::default();
     for (id, op) in ops.iter().enumerate() {
         if let Some(text) = nonsense(op) {
-            findings.violations.push(Violation { text, op: id });
+            findings.violations.push(Violation { text, op: id, inode: subject(&op.call) });
         }
     }
     gone_stays_gone(ops, &mut findings);
@@ -68,26 +77,29 @@ fn nonsense(op: &Op) -> Option<String> {
 
 /// An inode that was once gone is never met again.
 fn gone_stays_gone(ops: &[Op], findings: &mut Findings) {
-    let mut gone: BTreeMap<InodeId, u64> = BTreeMap::new();
-    for op in ops {
+    let mut gone: BTreeMap<InodeId, (u64, OpId)> = BTreeMap::new();
+    for (id, op) in ops.iter().enumerate() {
         let (Some(inode), Some(answer)) = (subject(&op.call), &op.answer) else { continue };
         if answer.outcome == Outcome::Errno(ESTALE) {
-            let at = gone.entry(inode).or_insert(u64::MAX);
-            *at = answer.responded.min(*at);
+            let found = (answer.responded, id);
+            let first = gone.entry(inode).or_insert(found);
+            *first = found.min(*first);
         }
     }
     for (id, op) in ops.iter().enumerate() {
         for inode in met(op) {
-            if gone.get(&inode).is_some_and(|at| *at < op.invoked) {
-                let text = format!("{inode} was gone before, and is met again");
-                findings.violations.push(Violation { text, op: id });
+            if let Some((at, by)) = gone.get(&inode)
+                && *at < op.invoked
+            {
+                let text = format!("operation {by} found {inode} gone, and it is met again");
+                findings.violations.push(Violation { text, op: id, inode: Some(inode) });
             }
         }
     }
 }
 
 /// The inode that a call on contents is about.
-pub fn subject(call: &Call) -> Option<InodeId> {
+fn subject(call: &Call) -> Option<InodeId> {
     match call {
         Call::Write { inode, .. }
         | Call::Append { inode, .. }
@@ -99,8 +111,17 @@ pub fn subject(call: &Call) -> Option<InodeId> {
     }
 }
 
+/// The call is about this inode, or its answer shows it.
+pub fn concerns(op: &Op, inode: InodeId) -> bool {
+    let named = match &op.call {
+        Call::Link { inode, .. } => Some(*inode),
+        call => subject(call),
+    };
+    named == Some(inode) || met(op).contains(&inode)
+}
+
 /// Inodes that the answer shows to exist.
-pub fn met(op: &Op) -> Vec<InodeId> {
+fn met(op: &Op) -> Vec<InodeId> {
     match (op.outcome(), subject(&op.call)) {
         (Some(Outcome::Entry { inode, .. }), _) => vec![*inode],
         (Some(Outcome::Entries(entries)), _) => entries.iter().map(|(_, inode)| *inode).collect(),
@@ -128,7 +149,8 @@ fn report(verdict: Verdict, origin: &[OpId], what: &str, findings: &mut Findings
         Verdict::Explained => {}
         Verdict::Violated(index) => {
             let op = origin.get(index).copied().unwrap_or_default();
-            findings.violations.push(Violation { text: format!("{what}: no order of events explains this"), op });
+            let text = format!("{what}: no order of events explains this");
+            findings.violations.push(Violation { text, op, inode: None });
         }
         Verdict::Undecided(_) => findings.undecided += 1,
     }

@@ -273,11 +273,11 @@ fn judge(history: &History, hand: &Hand, workload: &WorkloadOptions) -> Result<u
         return Ok(findings.undecided);
     };
     let mut text = format!("{} ({} violations)\n", first.text, findings.violations.len());
-    let subject = ops.get(first.op).and_then(|op| oracle::subject(&op.call));
+    let subject = first.inode(&ops);
     for (id, op) in ops.iter().enumerate().take(first.op + CONTEXT_OPS) {
         let mark = match subject {
             _ if id == first.op => ">>>",
-            Some(inode) if oracle::subject(&op.call) == Some(inode) || oracle::met(op).contains(&inode) => "  *",
+            Some(inode) if oracle::concerns(op, inode) => "  *",
             _ if id + CONTEXT_OPS > first.op => "   ",
             _ => continue,
         };
