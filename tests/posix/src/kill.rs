@@ -4,10 +4,11 @@
 use crate::fsx::Mode;
 use crate::process::Running;
 use crate::scene::Scene;
-use crate::{Extent, Findings, fio, fsx, mounts, sqlite};
-use anyhow::{Context, Result, ensure};
+use crate::{Extent, Findings, Suite, fio, fsx, mounts, pjdfstest, sqlite, tree};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use weft_cluster_tests::fsync::survivor::Survivor;
 use weft_cluster_tests::wait;
@@ -15,60 +16,72 @@ use weft_cluster_tests::wait;
 /// All of these must be durable between two kills, so that each kill meets work.
 const ACKNOWLEDGED_MIN: usize = 60;
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(120);
+const END_DEADLINE: Duration = Duration::from_secs(600);
+const QUICK: &[Suite] = &[Suite::Fsx];
+const ALL: &[Suite] = &[Suite::Fsx, Suite::Fio, Suite::Sqlite, Suite::Mounts, Suite::Tree, Suite::Pjdfstest];
 const SEED: &str = "77";
 
 pub fn run(scene: &mut Scene, extent: Extent) -> Result<Findings> {
-    let rounds = if extent == Extent::Quick { 2 } else { 6 };
+    let (rounds, loads) = match extent {
+        Extent::Quick => (2, QUICK),
+        Extent::Full => (5, ALL),
+    };
     let [first, second] = scene.directories("kill")?;
     let mut findings = Findings::default();
-    if extent == Extent::Quick {
-        let loads = [Load::start(scene, &first, "fsx")?];
-        findings.check("fsync and fsx", survive(scene, &first, loads.into(), rounds));
-    } else {
-        for name in ["fsx", "fio", "sqlite"] {
-            let directory = first.join(name);
-            std::fs::create_dir(&directory)?;
-            let load = Load::start(scene, &directory, name)?;
-            findings.check(&format!("fsync and {name}"), survive(scene, &directory, vec![load], rounds));
-        }
+    for suite in loads {
+        let (here, there) = (first.join(suite.name()), second.join(suite.name()));
+        std::fs::create_dir(&here)?;
+        let load = Load::start(scene, *suite, &here, &there)?;
+        findings.check(&format!("fsync and {}", suite.name()), survive(scene, &here, load, rounds));
     }
-    findings.check("two mounts afterwards", mounts::agree(&first, &second));
-    findings.note = format!("{rounds} kills of all nodes each");
+    findings.note = format!("{rounds} kills of all nodes under each");
     Ok(findings)
 }
 
-struct Load {
-    name: &'static str,
-    running: Running,
+/// What goes on while daemons die.
+enum Load {
+    Process(Running),
+    Thread(JoinHandle<Result<()>>),
 }
 
 impl Load {
-    fn start(scene: &Scene, directory: &Path, name: &'static str) -> Result<Load> {
-        let running = match name {
-            "fio" => fio::start(scene, directory, 32)?,
-            "sqlite" => sqlite::start(scene, directory, 60)?,
-            _ => fsx::start(scene, directory, Mode::Mapped, 2500)?,
-        };
-        Ok(Load { name, running })
+    fn start(scene: &Scene, suite: Suite, here: &Path, there: &Path) -> Result<Load> {
+        Ok(match suite {
+            Suite::Fsx => Load::Process(fsx::start(scene, here, Mode::Mapped, 2500)?),
+            Suite::Fio => Load::Process(fio::start(scene, here, 32)?),
+            Suite::Sqlite => Load::Process(sqlite::start(scene, here, there, 60)?),
+            Suite::Tree => Load::Thread(tree::start(scene, here)),
+            Suite::Pjdfstest => Load::Thread(pjdfstest::start(scene, here)?),
+            Suite::Mounts | Suite::Kill => Load::Thread(mounts::start(here, there, 8)),
+        })
+    }
+
+    /// Waits for its end, which must be a success.
+    fn finish(self) -> Result<()> {
+        match self {
+            Load::Process(running) => running.finish(),
+            Load::Thread(thread) => {
+                wait::until("the end of the load", END_DEADLINE, || Ok(thread.is_finished().then_some(())))?;
+                thread.join().unwrap_or_else(|_| bail!("it panicked"))
+            }
+        }
     }
 }
 
-/// Kills all daemons while the loads and a writer that calls fsync run, then waits for the loads and checks the files.
-fn survive(scene: &mut Scene, directory: &Path, loads: Vec<Load>, rounds: usize) -> Result<()> {
+/// Kills all daemons while the load and a writer that calls fsync run, then waits for the load and checks the files.
+fn survive(scene: &mut Scene, directory: &Path, load: Load, rounds: usize) -> Result<()> {
     let written = directory.join("fsync");
     std::fs::create_dir(&written)?;
     let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let log = scene.scratch.join(format!("kill-{name}.acknowledged"));
-    let fsync = scene.program("weft-fsync");
+    let fsync = scene.writer();
     let mut survivor = Survivor::start(fsync_command(&fsync, "write", &written), &log)?;
     let outcome = kill_repeatedly(scene, &log, rounds);
     // The writer ends where it is, between two operations or within one.
     survivor.kill()?;
     survivor.wait()?;
     outcome?;
-    for load in loads {
-        load.running.finish().with_context(|| format!("{} under kills", load.name))?;
-    }
+    load.finish().with_context(|| format!("{name} under kills"))?;
     let output = fsync_command(&fsync, "check", &written).arg("--log").arg(&log).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 const SLAB: u64 = 1 << 20;
 
@@ -55,26 +56,33 @@ pub fn run(scene: &Scene, extent: Extent) -> Result<Findings> {
     let [first, second] = scene.directories("mounts")?;
     let mut findings = Findings::default();
     for (what, check) in CHECKS {
-        let result = (0..rounds).try_for_each(|round| {
-            let name = format!("{}-{round}", what.replace(' ', "-"));
-            let (one, other) = (first.join(&name), second.join(&name));
-            fs::create_dir(&one)?;
-            // Both ways in turn.
-            let (here, there) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
-            check(Views { here, there }).with_context(|| format!("round {round}"))
-        });
+        let result = (0..rounds).try_for_each(|round| one_round(&first, &second, what, check, round));
         findings.check(what, result);
     }
     findings.note = format!("{rounds} rounds");
     Ok(findings)
 }
 
-/// Both views of the directory are alive and one: used by checks of other suites.
-pub fn agree(first: &Path, second: &Path) -> Result<()> {
-    let views = Views { here: first, there: second };
-    creates(views)?;
-    writes(views)?;
-    renames(views)
+/// All checks in another thread, each once and then again until `rounds` are done.
+pub fn start(first: &Path, second: &Path, rounds: usize) -> JoinHandle<Result<()>> {
+    let (first, second) = (first.to_path_buf(), second.to_path_buf());
+    std::thread::spawn(move || {
+        for round in 0..rounds {
+            for (what, check) in CHECKS {
+                one_round(&first, &second, what, check, round).with_context(|| what)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn one_round(first: &Path, second: &Path, what: &str, check: Check, round: usize) -> Result<()> {
+    let name = format!("{}-{round}", what.replace(' ', "-"));
+    let (one, other) = (first.join(&name), second.join(&name));
+    fs::create_dir(&one)?;
+    // Both ways in turn.
+    let (here, there) = if round.is_multiple_of(2) { (&one, &other) } else { (&other, &one) };
+    check(Views { here, there }).with_context(|| format!("round {round}"))
 }
 
 fn fail(error: std::io::Error) -> Option<Errno> {

@@ -7,10 +7,11 @@
 use crate::process;
 use crate::scene::Scene;
 use crate::{Extent, Findings};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use weft_cluster_tests::mount::privileged;
 
@@ -56,14 +57,7 @@ enum Verdict {
 type Report = BTreeMap<String, Verdict>;
 
 pub fn run(scene: &Scene, extent: Extent) -> Result<Findings> {
-    ensure!(nix::unistd::geteuid().is_root(), "pjdfstest tests what root may do: run it as root");
-    let suite = Suite {
-        scene,
-        configuration: scene.scratch.join("pjdfstest.toml"),
-        links: if extent == Extent::Full { LINKS_MAX } else { LINKS_UNKNOWN },
-    };
-    std::fs::write(&suite.configuration, CONFIGURATION)?;
-
+    let suite = Suite::new(scene, if extent == Extent::Full { LINKS_MAX } else { LINKS_UNKNOWN })?;
     let ext4 = Ext4::mount(scene)?;
     let expected = suite.report("ext4", &ext4.0)?;
     drop(ext4);
@@ -77,13 +71,40 @@ pub fn run(scene: &Scene, extent: Extent) -> Result<Findings> {
     Ok(findings)
 }
 
-struct Suite<'a> {
-    scene: &'a Scene,
-    configuration: PathBuf,
+/// All of it in another thread, but for the test that makes links; any failure is the result.
+pub fn start(scene: &Scene, directory: &Path) -> Result<JoinHandle<Result<()>>> {
+    let suite = Suite::new(scene, LINKS_UNKNOWN)?;
+    let directory = directory.to_path_buf();
+    Ok(std::thread::spawn(move || {
+        for (test, verdict) in suite.report("killed", &directory)? {
+            if let Verdict::Failed(why) = verdict {
+                bail!("{test}: {why}");
+            }
+        }
+        Ok(())
+    }))
+}
+
+struct Suite {
+    program: PathBuf,
+    shim: PathBuf,
+    scratch: PathBuf,
     links: &'static str,
 }
 
-impl Suite<'_> {
+impl Suite {
+    fn new(scene: &Scene, links: &'static str) -> Result<Suite> {
+        ensure!(nix::unistd::geteuid().is_root(), "pjdfstest tests what root may do: run it as root");
+        let program = scene.tools.program("pjdfstest");
+        let suite = Suite { program, shim: scene.tools.shim(), scratch: scene.scratch.clone(), links };
+        std::fs::write(suite.configuration(), CONFIGURATION)?;
+        Ok(suite)
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.scratch.join("pjdfstest.toml")
+    }
+
     fn report(&self, name: &str, directory: &Path) -> Result<Report> {
         let mut report = self.start(name, directory, None)?;
         let failed = |(test, verdict): (&String, &Verdict)| matches!(verdict, Verdict::Failed(_)).then(|| test.clone());
@@ -96,14 +117,13 @@ impl Suite<'_> {
     }
 
     fn start(&self, name: &str, directory: &Path, test: Option<&str>) -> Result<Report> {
-        let tools = &self.scene.tools;
-        let mut command = Command::new(tools.program("pjdfstest"));
-        command.arg("-c").arg(&self.configuration).arg("-p").arg(directory);
-        command.env("LD_PRELOAD", tools.shim()).env("WEFT_LINK_MAX", self.links);
+        let mut command = Command::new(&self.program);
+        command.arg("-c").arg(self.configuration()).arg("-p").arg(directory);
+        command.env("LD_PRELOAD", &self.shim).env("WEFT_LINK_MAX", self.links);
         if let Some(test) = test {
             command.arg("-e").arg(format!("{CRATE}{test}"));
         }
-        let log = self.scene.log(&format!("pjdfstest-{name}"));
+        let log = self.scratch.join(format!("pjdfstest-{name}.log"));
         // That tests failed makes the whole fail; what counts is the report, and that it is complete.
         let ended = process::run(command, &log, TIME);
         let text = std::fs::read_to_string(&log).with_context(|| format!("can't read {}", log.display()))?;

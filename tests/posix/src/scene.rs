@@ -8,6 +8,7 @@ use weft_cluster_tests::layout::Layout;
 use weft_cluster_tests::programs::Programs;
 use weft_cluster_tests::{mount, preflight, wait};
 
+const WRITER: &str = "weft-fsync";
 const FILESYSTEM: &str = "main";
 const NODES: usize = 6;
 const PROTECTION: &str = "4+2";
@@ -44,6 +45,7 @@ impl Scene {
             base_port: layout.base_port,
             mount: Some(&mounts[0]),
         })?;
+        let programs = keep(&programs, &place.join("programs"))?;
         let cluster = Cluster::create(programs, &state, layout)?;
         let mut scene = Scene { cluster, tools, scratch, source: source.into(), mounts };
         scene.cluster.start()?;
@@ -78,9 +80,9 @@ impl Scene {
         Ok(both)
     }
 
-    /// A program of this repository, beside those of the cluster.
-    pub fn program(&self, name: &str) -> PathBuf {
-        self.cluster.programs.weftd.with_file_name(name)
+    /// The program that writes with fsync, and checks.
+    pub fn writer(&self) -> PathBuf {
+        self.cluster.programs.weftd.with_file_name(WRITER)
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
@@ -96,6 +98,17 @@ impl Drop for Scene {
         }
         let _ = self.cluster.kill_all();
     }
+}
+
+/// Copies the programs: what is built while the suites run must not replace daemons that are started again.
+fn keep(programs: &Programs, place: &Path) -> Result<Programs> {
+    std::fs::create_dir_all(place)?;
+    let writer = programs.weftd.with_file_name(WRITER);
+    for program in [&programs.weftd, &programs.weft, &programs.mount, &writer] {
+        let copy = place.join(program.file_name().unwrap_or_default());
+        std::fs::copy(program, copy).with_context(|| format!("can't copy {}", program.display()))?;
+    }
+    Programs::in_directory(place)
 }
 
 fn clear(programs: &Programs, place: &Path, state: &Path) -> Result<()> {

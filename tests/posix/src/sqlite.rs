@@ -33,8 +33,10 @@ pub fn run(scene: &Scene, extent: Extent) -> Result<Findings> {
     Ok(findings)
 }
 
-pub fn start(scene: &Scene, directory: &Path, transactions: u32) -> Result<Running> {
-    let command = command(scene, "delete", transactions, &[directory.join("killed.db")])?;
+/// One run, from two mounts, that goes on while something else happens.
+pub fn start(scene: &Scene, here: &Path, there: &Path, transactions: u32) -> Result<Running> {
+    let databases = [here.join("killed.db"), there.join("killed.db")];
+    let command = command(scene, "delete", transactions, &databases)?;
     Running::start(command, &scene.log("sqlite-killed"), TIME)
 }
 

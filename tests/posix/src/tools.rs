@@ -17,11 +17,11 @@ const PROGRAMS: [(&str, &str, &[Suite]); 5] = [
     ("cc", "gcc", &[Suite::Pjdfstest, Suite::Fsx, Suite::Kill]),
     ("fio", "fio", &[Suite::Fio, Suite::Kill]),
     ("python3", "python3", &[Suite::Sqlite, Suite::Kill]),
-    ("git", "git", &[Suite::Tree]),
+    ("git", "git", &[Suite::Tree, Suite::Kill]),
 ];
 /// A crate with a program of its name, and the version: another one may ask for other things.
 const CRATES: [(&str, &str, &[Suite]); 2] =
-    [("pjdfstest", "0.2.2", &[Suite::Pjdfstest]), ("fsx", "0.3.2", &[Suite::Fsx, Suite::Kill])];
+    [("pjdfstest", "0.2.2", &[Suite::Pjdfstest, Suite::Kill]), ("fsx", "0.3.2", &[Suite::Fsx, Suite::Kill])];
 
 pub struct Tools {
     directory: PathBuf,

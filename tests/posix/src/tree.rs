@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const TIME: Duration = Duration::from_secs(1800);
@@ -52,6 +53,31 @@ pub fn run(scene: &Scene) -> Result<Findings> {
     findings.check("remove", remove());
     findings.note = format!("{} files", count_files(&original)?);
     Ok(findings)
+}
+
+/// Copies the repository's files in, clones that and checks both, in another thread.
+pub fn start(scene: &Scene, directory: &Path) -> JoinHandle<Result<()>> {
+    let (source, directory) = (scene.source.clone(), directory.to_path_buf());
+    let log = scene.log("tree-killed");
+    std::thread::spawn(move || {
+        let (clone, second) = (directory.join("clone"), directory.join("second"));
+        let git = |arguments: &[&OsStr]| {
+            let mut command = Command::new("git");
+            command.args(arguments);
+            process::run(command, &log, TIME)
+        };
+        for (from, to) in [(&source, &clone), (&clone, &second)] {
+            git(&["clone".as_ref(), "--no-local".as_ref(), from.as_ref(), to.as_ref()])?;
+        }
+        for repository in [&clone, &second] {
+            let inside = ["-C".as_ref(), repository.as_ref()];
+            git(&[&inside[..], &["fsck".as_ref(), "--full".as_ref(), "--strict".as_ref()]].concat())?;
+            git(&[&inside[..], &["diff".as_ref(), "--exit-code".as_ref(), "HEAD".as_ref()]].concat())?;
+        }
+        let mut compare = Command::new("diff");
+        compare.args(["-r", "--no-dereference", "--exclude", ".git"]).args([&clone, &second]);
+        process::run(compare, &log, TIME)
+    })
 }
 
 /// A clone of the repository, with its dependencies' sources in `vendor` and told to use them.
