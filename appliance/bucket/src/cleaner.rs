@@ -11,6 +11,7 @@ use crate::extent::Location;
 use crate::extents::{Worked, slab_lock, touched};
 use crate::key::Object;
 use crate::lock::Mode;
+use crate::planner::Step;
 use crate::stripes::{Purse, concat};
 use crate::zones::Kind;
 use bytes::Bytes;
@@ -91,7 +92,14 @@ impl Bucket {
         match kind {
             None => self.0.stripes.forget(id),
             Some(Kind::Index) => match self.move_index_stripe(id).await {
-                Ok(()) => self.0.stripes.forget(id),
+                Ok(()) => {
+                    self.0.stripes.forget(id);
+                    if self.0.stripes.damaged.borrow().is_empty() {
+                        // The newest root still names the damaged one: an idle bucket would keep it for ever.
+                        self.0.step.set(Some(Step::Checkpoint));
+                        self.checkpoint().await?;
+                    }
+                }
                 Err(BucketError::Unreadable(_)) => self.lose(id),
                 Err(error) => return Err(error),
             },

@@ -90,6 +90,7 @@ impl Namespace {
             blocks: 0,
             cutting: false,
             has_xattrs: false,
+            linkable: false,
         })
     }
 
@@ -174,7 +175,7 @@ impl Namespace {
             return Err(errno::EINVAL);
         }
         let parent = self.directory(call, dir).await?;
-        let inode = Inode { links: 0, ..self.new_inode(call, dir, &parent, &node)? };
+        let inode = Inode { links: 0, linkable: true, ..self.new_inode(call, dir, &parent, &node)? };
         let number = InodeId::new(dir.position(), self.bucket.serial());
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
@@ -292,6 +293,7 @@ impl Namespace {
             blocks: 0,
             cutting: false,
             has_xattrs: false,
+            linkable: false,
         };
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, root), weft_wire::encode(&inode));

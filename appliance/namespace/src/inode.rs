@@ -39,6 +39,9 @@ pub struct Inode {
     pub cutting: bool,
     /// There are keys of extended attributes.
     pub has_xattrs: bool,
+    /// Born without a name (O_TMPFILE) and never given one: the only kind of nameless inode that may get a name. What
+    /// lost its last name may be half removed already.
+    pub linkable: bool,
 }
 
 impl Inode {

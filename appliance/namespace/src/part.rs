@@ -207,7 +207,7 @@ impl Namespace {
                         return Err(errno::EMLINK.into());
                     }
                     if inode.links == 0 {
-                        if !self.may_be_open(parts.fs, *number) {
+                        if !inode.linkable || !self.may_be_open(parts.fs, *number) {
                             return Err(errno::ENOENT.into());
                         }
                         if !inode.cutting {
@@ -215,6 +215,7 @@ impl Namespace {
                         }
                     }
                     inode.links += 1;
+                    inode.linkable = false;
                     inode.ctime_ns = parts.now_ns;
                     worked.found = Some(inode.attr(*number));
                 }

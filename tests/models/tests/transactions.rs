@@ -8,7 +8,7 @@ fn bounds(variant: Variant) -> Transactions {
 }
 
 fn is_caught(variant: Variant) {
-    let checker = bounds(variant).checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let checker = bounds(variant).checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let caught = [ATOMIC, ONCE, HIDDEN, DONE].into_iter().find_map(|property| checker.discovery(property));
     let Some(path) = caught else {
         panic!("{variant:?} went unnoticed in {} states", checker.unique_state_count());
@@ -19,7 +19,7 @@ fn is_caught(variant: Variant) {
 #[test]
 fn it_holds_with_three_participants() {
     let model = Transactions { participants: 3, ..bounds(Variant::Correct) };
-    let checker = model.checker().threads(2).spawn_bfs().join();
+    let checker = model.checker().threads(1).spawn_bfs().join();
     println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
 }
@@ -27,7 +27,7 @@ fn it_holds_with_three_participants() {
 #[test]
 fn it_holds_with_one_participant_and_many_leaders() {
     let model = Transactions { participants: 1, changes_max: 6, ..bounds(Variant::Correct) };
-    let checker = model.checker().threads(2).spawn_bfs().join();
+    let checker = model.checker().threads(1).spawn_bfs().join();
     println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
 }

@@ -8,7 +8,7 @@ fn bounds(variant: Variant) -> Zones {
 }
 
 fn is_caught(variant: Variant) {
-    let checker = bounds(variant).checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let checker = bounds(variant).checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let Some(path) = checker.discovery(THERE).or(checker.discovery(NEVER_ANOTHER)) else {
         panic!("{variant:?} went unnoticed in {} states", checker.unique_state_count());
     };
@@ -17,7 +17,7 @@ fn is_caught(variant: Variant) {
 
 #[test]
 fn it_holds_with_one_zone() {
-    let checker = bounds(Variant::Correct).checker().threads(2).spawn_bfs().join();
+    let checker = bounds(Variant::Correct).checker().threads(1).spawn_bfs().join();
     println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
 }
@@ -26,7 +26,7 @@ fn it_holds_with_one_zone() {
 fn it_holds_with_two_zones() {
     const STEPS_MAX: usize = 12;
     let model = Zones { zones: 2, locations: 2, stripes_max: 3, ..bounds(Variant::Correct) };
-    let checker = model.checker().threads(2).target_max_depth(STEPS_MAX).spawn_bfs().join();
+    let checker = model.checker().threads(1).target_max_depth(STEPS_MAX).spawn_bfs().join();
     println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_no_discovery(THERE);
     checker.assert_no_discovery(NEVER_ANOTHER);
