@@ -96,8 +96,8 @@ impl Stage {
     fn time_box(self) -> Duration {
         Duration::from_secs(match self {
             Stage::Fmt => 60,
-            Stage::Build => 1200,
-            Stage::Clippy => 600,
+            Stage::Build => 2400,
+            Stage::Clippy => 1200,
             Stage::Deny => 120,
             Stage::Unit => 900,
             Stage::Doc => 300,
