@@ -13,7 +13,7 @@ use weft_reactor::Handle;
 use weft_reactor::testing::VirtualTime;
 use weft_transport::memory::MemoryNetwork;
 use weft_wire::limits::BLOCK_BYTES;
-use weft_wire::map::{Ensemble, Protection};
+use weft_wire::map::{Ensemble, Protection, State};
 use weft_wire::*;
 
 const CLUSTER: Uuid = Uuid(0xc1);
@@ -51,6 +51,7 @@ async fn open(handle: &Handle) -> Bucket {
         epoch: Epoch(1),
         protection: Protection { data: 4, parity: 2 },
         members: (0..u32::from(NODES)).map(DriveId).collect(),
+        states: Rc::new((0..u32::from(NODES)).map(|drive| (DriveId(drive), State::Up)).collect()),
         ensembles: vec![Ensemble { since: Epoch(1), drives: (0..4).map(DriveId).collect() }],
         zone_rows: 256,
         find: Rc::new(|drive| Some(core(drive.0 as u16))),

@@ -1,6 +1,7 @@
 //! The bucket as its users see it: what can be asked and found. `commit` is where something changes.
 
 use crate::cache::Cache;
+use crate::drives::DriveStates;
 use crate::extent::Extent;
 use crate::held::Held;
 use crate::index::Index;
@@ -11,7 +12,7 @@ use crate::merge::Merge;
 use crate::planner::{Pauses, Step};
 use crate::run::IndexStripe;
 use crate::stripe::{StripeRecord, StripeView};
-use crate::stripes::{Members, Stripes};
+use crate::stripes::Stripes;
 use crate::tunables::Tunables;
 use crate::{BucketError, read};
 use bytes::Bytes;
@@ -32,6 +33,7 @@ pub struct BucketParams {
     pub epoch: Epoch,
     pub protection: Protection,
     pub members: Vec<DriveId>,
+    pub states: DriveStates,
     pub ensembles: Vec<Ensemble>,
     /// Blocks of a zone on the member with the smallest zones.
     pub zone_rows: u32,
@@ -69,7 +71,6 @@ pub(crate) struct Inner {
     /// Told after each round of the planner, to those who wait for room.
     pub progress: Notify,
     pub views: RefCell<Cache<StripeId, Rc<StripeView>>>,
-    pub members: Members,
     pub counters: Counters,
     pub closed: Cell<bool>,
     /// The journal refused a record: a checkpoint is due, however little it holds.
@@ -360,9 +361,11 @@ impl Bucket {
         }
     }
 
-    /// New members for new zone sets.
-    pub fn set_members(&self, members: Vec<DriveId>) {
-        *self.0.members.borrow_mut() = members;
+    /// What the newest map says: the members of new zone sets, and how the cluster's drives are.
+    pub fn set_members(&self, members: Vec<DriveId>, states: DriveStates) {
+        if self.0.stripes.drives.update(members, states).is_some() {
+            self.0.stripes.work.notify_one();
+        }
     }
 
     /// Stops all work. Nothing is written any more; what was acknowledged is in the journal.

@@ -5,6 +5,7 @@ use crate::batch::BatchRecord;
 use crate::bucket::{Bucket, BucketParams, Inner};
 use crate::cache::Cache;
 use crate::checkpoint::{Manifest, RootBody};
+use crate::drives::Drives;
 use crate::extent::Location;
 use crate::index::{Index, Run};
 use crate::io::DriveCalls;
@@ -55,11 +56,9 @@ impl Bucket {
             error => BucketError::Recover(error),
         })?;
         let calls = DriveCalls { network, cluster: params.cluster, bucket: params.id, find: Rc::clone(&params.find) };
-        let members = Rc::new(RefCell::new(params.members.clone()));
+        let drives = Drives::new(handle.clone(), params.members, params.states);
         let limits = SetLimits { max: params.tunables.zone_sets_max, reserved: params.tunables.zone_sets_reserved };
-        let members_of_new_sets = Rc::clone(&members);
-        let stripes =
-            Rc::new(Stripes::new(handle.clone(), calls, params.protection, params.epoch, members_of_new_sets, limits)?);
+        let stripes = Rc::new(Stripes::new(handle.clone(), calls, params.protection, params.epoch, drives, limits)?);
         let (manifest, root) = match recovered.root {
             Some((_, root)) => read_manifest(&stripes, &root.body).await?,
             None => (Manifest::default(), None),
@@ -96,7 +95,6 @@ impl Bucket {
             frozen_at: Cell::new(Seq(0)),
             progress: Default::default(),
             views: RefCell::new(Cache::new(params.tunables.views_bytes_max)),
-            members,
             counters: Default::default(),
             closed: Cell::new(false),
             starved: Cell::new(false),
@@ -183,7 +181,7 @@ async fn free_unknown_zones(bucket: Weak<Inner>) {
     let mut pause = UNKNOWN_PAUSE_MIN;
     let mut drives: BTreeSet<DriveId> = BTreeSet::new();
     if let Some(bucket) = bucket.upgrade().map(Bucket) {
-        drives.extend(bucket.0.members.borrow().iter());
+        drives.extend(bucket.0.stripes.drives.members());
         let zones = bucket.0.stripes.zones.borrow();
         drives.extend(zones.sets().flat_map(|set| set.members.iter().map(|member| member.drive)));
     }

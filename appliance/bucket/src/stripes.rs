@@ -1,38 +1,34 @@
 //! Writing and reading stripes on the members' drives.
 
 use crate::BucketError;
+use crate::drives::Drives;
 use crate::io::{DriveCallError, DriveCalls};
 use crate::run::{IndexStripe, RunMeta};
 use crate::stripe::{self, Claim, Encoded, Piece, Staged, StripeRecord, StripeView};
 use crate::zones::{Kind, Member, Place, ZoneSet, ZoneTable};
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_erasure::Code;
+use weft_reactor::Handle;
 use weft_reactor::buf::AlignedBuf;
 use weft_reactor::sync::{Mutex, Notify};
-use weft_reactor::{Handle, Instant};
 use weft_wire::drive::{DriveOp, DriveRefusal, DriveReply};
 use weft_wire::limits::{BLOCK_BYTES, STRIPE_ROWS_MAX};
 use weft_wire::map::Protection;
-use weft_wire::{DriveId, Epoch, StripeId};
+use weft_wire::{Epoch, StripeId};
 
 /// Zone sets tried for one stripe before its writer is told.
 const STAGE_TRIES_MAX: u32 = 8;
 /// Between tries, so that a drive that is away isn't asked without pause.
 const STAGE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Newest members and whether new zone sets may be opened; set by the map.
-pub type Members = Rc<RefCell<Vec<DriveId>>>;
-
 /// Zones that could not be given back yet, at most; beyond it they wait for the next leader.
 const UNFREED_MAX: usize = 65536;
 /// A drive that doesn't answer a read within this time is read around: the other shards say the same.
 const READ_MAX: Duration = Duration::from_secs(1);
-/// For how long it is then left alone by reads that can do without it.
-const AWAY: Duration = Duration::from_secs(2);
 
 /// Who writes a stripe, and so which zone sets it may open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +79,11 @@ pub struct Stripes {
     pub lost: RefCell<BTreeSet<StripeId>>,
     /// Zones whose drives did not hear that they are free.
     unfreed: RefCell<Vec<Member>>,
-    /// Drives that did not answer a read lately, and until when they are left alone.
-    away: RefCell<BTreeMap<DriveId, Instant>>,
+    pub drives: Drives,
     /// Wakes the planner.
     pub work: Notify,
     handle: Handle,
     code: Code,
-    members: Members,
     opening: Mutex<()>,
     record_set: RefCell<Option<RecordZoneSet>>,
 }
@@ -100,7 +94,7 @@ impl Stripes {
         calls: DriveCalls,
         protection: Protection,
         epoch: Epoch,
-        members: Members,
+        drives: Drives,
         limits: SetLimits,
     ) -> Result<Self, BucketError> {
         let code = Code::new(usize::from(protection.data), usize::from(protection.parity))
@@ -115,11 +109,10 @@ impl Stripes {
             damaged: RefCell::default(),
             lost: RefCell::default(),
             unfreed: RefCell::default(),
-            away: RefCell::default(),
+            drives,
             work: Notify::new(),
             handle,
             code,
-            members,
             opening: Mutex::new(()),
             record_set: RefCell::new(None),
         })
@@ -271,7 +264,7 @@ impl Stripes {
     /// Opens a zone on each member and journals the set, which stripes of `kind` then go to.
     async fn open_set(&self, kind: Kind) -> Result<(), BucketError> {
         let id = self.zones.borrow_mut().next_set_id();
-        let drives = self.members.borrow().clone();
+        let drives = self.drives.members();
         let opens: Vec<_> = drives
             .iter()
             .enumerate()
@@ -420,7 +413,7 @@ impl Stripes {
     }
 
     async fn read_whole(&self, view: &StripeView, piece: Piece) -> Result<Bytes, BucketError> {
-        let away = view.set.members.get(piece.shard).is_some_and(|member| self.is_away(member.drive));
+        let away = view.set.members.get(piece.shard).is_some_and(|member| self.drives.is_away(member.drive));
         let mut asked = None;
         if !away {
             match self.read_piece(view, piece).await {
@@ -435,18 +428,6 @@ impl Stripes {
             }
         }
         self.reconstruct(view, piece, asked).await
-    }
-
-    fn is_away(&self, drive: DriveId) -> bool {
-        let mut away = self.away.borrow_mut();
-        match away.get(&drive) {
-            None => false,
-            Some(until) if *until > self.handle.now() => true,
-            Some(_) => {
-                away.remove(&drive);
-                false
-            }
-        }
     }
 
     /// Whether the set that a reader looks at is still the bucket's: if not, its zones hold something else by now.
@@ -491,7 +472,7 @@ impl Stripes {
             Err(error @ DriveCallError::Refused(_, DriveRefusal::Gone(_) | DriveRefusal::Io(_))) => error.to_string(),
             Err(error) => {
                 self.stats.shards_unreachable.set(self.stats.shards_unreachable.get() + 1);
-                self.away.borrow_mut().insert(member.drive, self.handle.now() + AWAY);
+                self.drives.was_silent(member.drive);
                 return Err(PieceError::Unreachable(error.to_string()));
             }
         };
@@ -510,7 +491,7 @@ impl Stripes {
         let shards = self.protection.shards();
         let needed = usize::from(self.protection.data);
         let mut order: Vec<usize> = (0..shards).filter(|shard| *shard != wanted.shard).collect();
-        order.sort_by_key(|shard| view.set.members.get(*shard).is_some_and(|member| self.is_away(member.drive)));
+        order.sort_by_key(|shard| view.set.members.get(*shard).is_some_and(|member| self.drives.is_away(member.drive)));
         let mut unreachable = usize::from(matches!(asked, Some(PieceError::Unreachable(_))));
         if asked.is_none() {
             order.push(wanted.shard);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
-use weft_bucket::{Bucket, BucketError, BucketParams};
+use weft_bucket::{Bucket, BucketError, BucketParams, DriveStates};
 use weft_manager::MapWatch;
 use weft_namespace::{Context, Namespace};
 use weft_reactor::{Handle, Task};
@@ -14,8 +14,8 @@ use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
 use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
 use weft_wire::limits::{BLOCK_BYTES, RECORD_BYTES_MAX};
 use weft_wire::manager::Proposal;
-use weft_wire::map::{FilesystemState, Map};
-use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, Service, decode, encode};
+use weft_wire::map::{FilesystemState, Map, State};
+use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, Service, decode, encode};
 
 /// Pause before a bucket that failed asks for a new epoch.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -120,8 +120,13 @@ impl Leads {
             }
             stays
         });
+        let states: DriveStates = Rc::new(drive_states(map));
         for (id, bucket) in ours {
-            if self.0.leads.borrow().contains_key(&id) {
+            let led = self.0.leads.borrow().get(&id).map(|lead| lead.namespace.clone());
+            if let Some(namespace) = led {
+                if let Some(namespace) = namespace {
+                    namespace.bucket().set_members(bucket.members.clone(), Rc::clone(&states));
+                }
                 continue;
             }
             let params = BucketParams {
@@ -130,6 +135,7 @@ impl Leads {
                 epoch: bucket.epoch,
                 protection: map.protection,
                 members: bucket.members.clone(),
+                states: Rc::clone(&states),
                 ensembles: bucket.ensembles.clone(),
                 zone_rows: zone_rows(map, bucket),
                 find: self.find_drive(),
@@ -176,6 +182,8 @@ impl Leads {
                     lead.opening = None;
                 }
                 if let Some(map) = self.0.map.get() {
+                    // It may have changed since the opening began.
+                    self.reconcile(&map);
                     self.make_roots(&map);
                 }
             }
@@ -378,6 +386,21 @@ fn libc_einval() -> i32 {
 
 fn answer(reply: FsReply, body: Bytes) -> Response {
     Response { head: encode(&reply), body }
+}
+
+/// How each drive is: as itself or as its node, whichever is worse.
+fn drive_states(map: &Map) -> BTreeMap<DriveId, State> {
+    let severity = |state: &State| match state {
+        State::Up => 0,
+        State::Draining => 1,
+        State::Away => 2,
+        State::Failed => 3,
+    };
+    let state = |drive: &weft_wire::map::Drive| {
+        let node = map.nodes.get(&drive.node).map_or(State::Failed, |node| node.state);
+        std::cmp::max_by_key(drive.state, node, severity)
+    };
+    map.drives.iter().map(|(id, drive)| (*id, state(drive))).collect()
 }
 
 /// Blocks of a zone on the member with the smallest.

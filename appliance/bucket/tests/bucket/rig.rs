@@ -9,7 +9,7 @@ use weft_drive::{Drive, DriveOptions, DriveServer, DriveService, FormatOptions, 
 use weft_reactor::Handle;
 use weft_transport::memory::MemoryNetwork;
 use weft_transport::rpc::Network;
-use weft_wire::map::{Ensemble, Protection};
+use weft_wire::map::{Ensemble, Protection, State};
 use weft_wire::*;
 
 pub const CLUSTER: Uuid = Uuid(0xc1);
@@ -123,6 +123,7 @@ impl Rig {
             epoch: Epoch(self.epoch.get()),
             protection: PROTECTION,
             members: (0..u32::from(NODES)).map(DriveId).collect(),
+            states: Rc::new((0..u32::from(NODES)).map(|drive| (DriveId(drive), State::Up)).collect()),
             ensembles: vec![Ensemble { since: Epoch(1), drives: (0..4).map(DriveId).collect() }],
             zone_rows: 256,
             find: Rc::new(|drive| Some(core(drive.0 as u16))),

@@ -155,6 +155,7 @@ impl Rig {
             epoch: by_map.epoch,
             protection: PROTECTION,
             members: by_map.members.clone(),
+            states: Rc::new(by_map.members.iter().map(|drive| (*drive, map::State::Up)).collect()),
             ensembles: by_map.ensembles.clone(),
             zone_rows: 256,
             find: Rc::new(|drive| Some(drive_core(drive.0 as u16))),
