@@ -1,6 +1,6 @@
 //! Cuts: what lies beyond a file's end goes, in all buckets. A bucket that has cut refuses writes that don't know of it.
 
-use crate::inode::{Cut, Inode, cut_key, inode_key, object, orphan_key, xattr_key};
+use crate::inode::{Cut, Inode, Remains, cut_key, inode_key, object, orphan_key, xattr_key};
 use crate::sessions::LOOK_EVERY;
 use crate::{Call, Namespace, errno};
 use bytes::Bytes;
@@ -196,20 +196,11 @@ pub(crate) fn purge_later(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) 
 
 async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(), FsError> {
     let _guard = namespace.bucket.lock([inode_key(fs, number)]).await;
-    if namespace.may_be_open(fs, number) {
-        return Ok(());
-    }
-    let inode: Inode = match crate::inode::load(&namespace.bucket, fs, number).await {
-        Err(errno::ESTALE) => return Ok(()),
-        inode => inode?,
-    };
-    if inode.links > 0 {
-        return Ok(());
-    }
-    if inode.size > SLAB_BYTES {
+    let Some(remains) = take_inode(namespace, fs, number).await? else { return Ok(()) };
+    if remains.size > SLAB_BYTES {
         // Other buckets must not lose data to a removal that may itself still be lost.
         namespace.bucket.readable().await.map_err(errno::of_bucket)?;
-        everywhere(namespace, fs, number, inode.cut_generation + 1, 0).await?;
+        everywhere(namespace, fs, number, remains.cut_generation, 0).await?;
     }
     namespace.remove_blocks(fs, number, 0).await.map_err(errno::of_bucket)?;
     let prefix = xattr_key(fs, number, b"");
@@ -219,7 +210,6 @@ async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(
         found.iter().for_each(|(key, _)| _ = batch.delete(key.clone()));
         let done = found.len() < KEYS_MAX;
         if done {
-            batch.delete(inode_key(fs, number));
             batch.delete(orphan_key(fs, number));
         }
         namespace.bucket.commit(batch).await.map_err(errno::of_bucket)?;
@@ -227,6 +217,24 @@ async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(
             return Ok(());
         }
     }
+}
+
+/// Takes a nameless inode that nobody has open out of the index, and says what is left of it. It goes before its data
+/// does: a new leader, which can't know yet who has it open, must not show what is half removed.
+async fn take_inode(namespace: &Namespace, fs: FsId, number: InodeId) -> Result<Option<Remains>, FsError> {
+    let inode: Inode = match crate::inode::load(&namespace.bucket, fs, number).await {
+        Err(errno::ESTALE) => return namespace.remains(fs, number).await,
+        inode => inode?,
+    };
+    if inode.links > 0 || namespace.may_be_open(fs, number) {
+        return Ok(None);
+    }
+    let remains = Remains { cut_generation: inode.cut_generation + 1, size: inode.size };
+    let mut batch = Batch::new();
+    batch.delete(inode_key(fs, number));
+    batch.put(orphan_key(fs, number), weft_wire::encode(&remains));
+    namespace.bucket.commit(batch).await.map_err(errno::of_bucket)?;
+    Ok(Some(remains))
 }
 
 /// What the former leader left half done: pending cuts first; nameless inodes when all clients have told what they
@@ -280,6 +288,11 @@ async fn resume_removals(namespace: Rc<Namespace>) {
 }
 
 impl Namespace {
+    async fn remains(&self, fs: FsId, number: InodeId) -> Result<Option<Remains>, FsError> {
+        let found = self.bucket.get(&orphan_key(fs, number)).await.map_err(errno::of_bucket)?;
+        found.filter(|value| !value.is_empty()).map(|value| crate::inode::decode(&value)).transpose()
+    }
+
     async fn remembered_cuts(&self) -> Vec<(FsId, InodeId, Cut)> {
         let mut cuts = Vec::new();
         for fs in self.filesystems() {
@@ -313,7 +326,11 @@ async fn orphans(namespace: &Namespace) -> Vec<(FsId, InodeId)> {
 /// Finishes a cut that the former leader journalled.
 async fn finish_cut(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(), FsError> {
     let _guard = namespace.bucket.lock([inode_key(fs, number)]).await;
-    let mut inode = crate::inode::load(&namespace.bucket, fs, number).await?;
+    let mut inode = match crate::inode::load(&namespace.bucket, fs, number).await {
+        // It is gone, with its data still to be removed.
+        Err(errno::ESTALE) => return Ok(()),
+        inode => inode?,
+    };
     if inode.cutting {
         everywhere(namespace, fs, number, inode.cut_generation, inode.size).await?;
         inode.cutting = false;

@@ -112,9 +112,18 @@ pub fn xattr_key(fs: FsId, inode: InodeId, name: &[u8]) -> Bytes {
     KeyBuilder::new(fs, Tag::Xattr).u64(inode.0).bytes(name).build()
 }
 
-/// An inode without a name that is still open, or from which data is still being removed.
+/// An inode without a name that is still open, or with a cut to finish; with [`Remains`] as value one that is gone, and
+/// whose data is still being removed.
 pub fn orphan_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Open).u64(inode.0).build()
+}
+
+/// What is left of an inode that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remains {
+    /// Of the cut that removes its data from other buckets.
+    pub cut_generation: u64,
+    pub size: u64,
 }
 
 /// A client that may have something open or locked here.
