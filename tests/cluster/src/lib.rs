@@ -10,6 +10,8 @@
 pub mod cluster;
 pub mod fsync;
 pub mod layout;
+pub mod many;
+pub mod memory;
 pub mod mount;
 pub mod node;
 pub mod preflight;

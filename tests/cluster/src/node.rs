@@ -1,6 +1,7 @@
 //! One node: a supervisor process with the daemon below it.
 
 use crate::layout::Layout;
+use crate::memory::Group;
 use crate::process;
 use crate::programs::Programs;
 use crate::wait;
@@ -24,6 +25,8 @@ pub struct Node {
     pub directory: PathBuf,
     pub data: SocketAddr,
     pub control: SocketAddr,
+    /// What its processes may use of memory; set it before the start.
+    pub memory: Option<Group>,
     /// Set if this program started it, and must wait for it.
     child: Option<Child>,
 }
@@ -35,6 +38,7 @@ impl Node {
             directory: layout.node_directory(state, number),
             data: layout.data_address(number),
             control: layout.control_address(number),
+            memory: None,
             child: None,
         }
     }
@@ -77,7 +81,15 @@ impl Node {
         let _ = std::fs::remove_file(self.socket());
         let log = OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.with_context(|| format!("can't open {}", self.log().display()))?;
-        let mut command = Command::new(&programs.weftd);
+        let mut command = match &self.memory {
+            Some(group) => {
+                // The shell joins the group and becomes the supervisor.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.processes()).arg(&programs.weftd);
+                shell
+            }
+            None => Command::new(&programs.weftd),
+        };
         command.arg("supervise").arg("--config").arg(self.config());
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("can't start {}", programs.weftd.display()))?;
