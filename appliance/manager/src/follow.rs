@@ -60,7 +60,11 @@ pub(crate) async fn follow(shared: Rc<Shared>) {
         let peers = peers(&map, own);
         let Some(peer) = (!peers.is_empty()).then(|| peers[turn % peers.len()]) else { return };
         let wait = shared.tunables.follow_wait;
-        let head = encode(&MapRequest::Get { have: map.version, wait_ms: wait.as_millis() as u32 });
+        let head = encode(&MapRequest::Get {
+            cluster: Some(map.cluster),
+            have: map.version,
+            wait_ms: wait.as_millis() as u32,
+        });
         let call = shared.network.ask(
             front(peer),
             Service::Map,

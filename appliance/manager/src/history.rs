@@ -105,7 +105,12 @@ impl MapServer {
             let server = server.upgrade();
             async move {
                 let reply = match (server, decode::<MapRequest>(&request.head)) {
-                    (Some(server), Ok(MapRequest::Get { have, wait_ms })) => server.get(have, wait_ms).await,
+                    (Some(server), Ok(MapRequest::Get { cluster, have, wait_ms })) => {
+                        match cluster.is_none_or(|cluster| server.map().is_some_and(|map| map.cluster == cluster)) {
+                            true => server.get(have, wait_ms).await,
+                            false => MapReply::None,
+                        }
+                    }
                     _ => MapReply::None,
                 };
                 Response { head: encode(&reply), body: bytes::Bytes::new() }

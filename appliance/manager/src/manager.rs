@@ -188,7 +188,7 @@ impl Manager {
         let Some(map) = self.map() else {
             return ManagerReply::Refused("this node is in no cluster yet".into());
         };
-        let (shared, ask) = (&self.shared, ManagerRequest::Propose(proposal));
+        let (shared, ask) = (&self.shared, ManagerRequest::Propose { cluster: map.cluster, proposal });
         ask_leader(&shared.network, &shared.handle, &map, shared.leader.get(), &ask, patience).await.0
     }
 

@@ -42,7 +42,7 @@ pub async fn propose(
     proposal: Proposal,
     patience: Patience,
 ) -> ManagerReply {
-    let ask = ManagerRequest::Propose(proposal);
+    let ask = ManagerRequest::Propose { cluster: map.cluster, proposal };
     ask_leader(network, handle, map, None, &ask, patience).await.0
 }
 

@@ -198,12 +198,14 @@ impl Shared {
             {
                 other_cluster(cluster)
             }
+            // Whoever asks goes on looking for its own: the address may have been handed on.
+            ManagerRequest::Propose { cluster, .. } if !self.is_ours(cluster) => ManagerReply::NotLeader(None),
             _ if !self.leads_soon().await => not_leader(),
             ManagerRequest::Alive { node, incarnation, .. } => {
                 self.hear(node, incarnation);
                 ManagerReply::Ok
             }
-            ManagerRequest::Propose(proposal) => {
+            ManagerRequest::Propose { proposal, .. } => {
                 let (answer, pending) = completion();
                 {
                     let mut proposals = self.proposals.borrow_mut();

@@ -66,7 +66,7 @@ impl Namespace {
         }
         let map = self.map()?;
         let leader = map.bucket(bucket).ok_or(errno::EIO)?;
-        let head = weft_wire::encode(&ParticipantRequest { bucket, epoch: leader.epoch, op });
+        let head = weft_wire::encode(&ParticipantRequest { cluster: map.cluster, bucket, epoch: leader.epoch, op });
         let answer = self.context.network.ask(leader.leader, Service::Bucket, head, body, CALL_MAX).await;
         let Response { head, .. } = answer.map_err(|error| FsError::NotReady(format!("{bucket}: {error}")))?;
         match weft_wire::decode(&head).map_err(|_| errno::EIO)? {

@@ -15,7 +15,7 @@ use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
 use weft_wire::limits::{BLOCK_BYTES, RECORD_BYTES_MAX};
 use weft_wire::manager::Proposal;
 use weft_wire::map::{FilesystemState, Map, State};
-use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, Service, decode, encode};
+use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, Service, Uuid, decode, encode};
 
 /// Pause before a bucket that failed asks for a new epoch.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -269,6 +269,9 @@ impl Leads {
         let Ok(head) = decode::<FsRequest>(&request.head) else {
             return answer(FsReply::Error(FsError::Errno(libc_einval())), Bytes::new());
         };
+        if let Err(error) = self.same_cluster(head.cluster) {
+            return answer(FsReply::Error(error), Bytes::new());
+        }
         let from_node = request.from_core.is_some() && head.client == ClientId(0);
         if !from_node && let Err(error) = self.known_client(&head) {
             return answer(FsReply::Error(error), Bytes::new());
@@ -279,6 +282,16 @@ impl Leads {
                 answer(reply, body)
             }
             Err(error) => answer(FsReply::Error(error), Bytes::new()),
+        }
+    }
+
+    /// Numbers of buckets, clients and epochs mean something only within one cluster. Whoever asks goes on looking for its
+    /// own: an address may have been handed on, or the node been set up anew.
+    fn same_cluster(&self, asked: Uuid) -> Result<(), FsError> {
+        match self.0.map.get() {
+            Some(map) if map.cluster == asked => Ok(()),
+            Some(_) => Err(FsError::NotReady("the node at this address is of another cluster".into())),
+            None => Err(FsError::NotReady("the node is in no cluster yet".into())),
         }
     }
 
@@ -295,7 +308,7 @@ impl Leads {
     async fn participant(&self, request: Request) -> Response {
         let reply = match decode::<ParticipantRequest>(&request.head) {
             Err(_) => (ParticipantReply::Refused(FsError::Errno(libc_einval())), Bytes::new()),
-            Ok(head) => match self.find(head.bucket, head.epoch) {
+            Ok(head) => match self.same_cluster(head.cluster).and_then(|()| self.find(head.bucket, head.epoch)) {
                 Ok(namespace) => namespace.participant(head, request.body).await,
                 Err(error) => (ParticipantReply::Refused(error), Bytes::new()),
             },
@@ -312,9 +325,10 @@ impl Leads {
             if !self.0.making.borrow_mut().insert(fs.id) {
                 continue;
             }
-            let (leads, id, root) = (self.clone(), fs.id, fs.root);
+            let (leads, cluster, id, root) = (self.clone(), map.cluster, fs.id, fs.root);
             let make = async move {
                 let request = FsRequest {
+                    cluster,
                     bucket,
                     epoch: namespace.bucket().epoch(),
                     fs: id,

@@ -163,18 +163,20 @@ pub(crate) async fn propose(
     proposal: &Proposal,
     wait: &mut Wait,
 ) -> ManagerReply {
-    let head = encode(&ManagerRequest::Propose(proposal.clone()));
     let watch = follower.watch();
     let mut turn = handle.random_u64() as usize;
     let mut pause = RETRY_FIRST;
     let mut next: Option<NodeId> = None;
     loop {
         let version = watch.version();
-        let managers = follower.map().map(|map| map.managers.clone()).unwrap_or_default();
+        let map = follower.map();
+        let managers = map.as_ref().map(|map| map.managers.clone()).unwrap_or_default();
+        let cluster = map.map(|map| map.cluster).unwrap_or_default();
         let index = turn.checked_rem(managers.len()).unwrap_or_default();
         if let Some(target) = next.take().or_else(|| managers.get(index).copied()) {
             let core = CoreId { node: target, core: 0 };
-            let call = network.ask(core, Service::Manager, head.clone(), Bytes::new(), PROPOSE_TIMEOUT).await;
+            let head = encode(&ManagerRequest::Propose { cluster, proposal: proposal.clone() });
+            let call = network.ask(core, Service::Manager, head, Bytes::new(), PROPOSE_TIMEOUT).await;
             match call.map(|response| decode::<ManagerReply>(&response.head)) {
                 Ok(Ok(reply @ (ManagerReply::Committed { .. } | ManagerReply::Refused(_)))) => return reply,
                 Ok(Ok(ManagerReply::NotLeader(Some(leader)))) if leader != target => {

@@ -82,7 +82,8 @@ impl Shared {
         loop {
             let Some(target) = self.target(turn) else { return };
             let have = self.map.with(|map| map.as_ref().map_or(MapVersion(0), |map| map.version));
-            let head = encode(&MapRequest::Get { have, wait_ms: wait.as_millis() as u32 });
+            let cluster = self.map.with(|map| map.as_ref().map(|map| map.cluster));
+            let head = encode(&MapRequest::Get { cluster, have, wait_ms: wait.as_millis() as u32 });
             let call = self.network.ask_addr(target, Service::Map, head, Bytes::new(), wait + MAP_CALL_TIMEOUT);
             let news = match select(call, self.stale.notified()).await {
                 Either::Left(outcome) => self.take(target, outcome),

@@ -106,7 +106,7 @@ impl Client {
         wait: &mut Wait,
     ) -> Result<Answer, Failure> {
         let Some(map) = self.follower.map() else { return Err(Failure::Errno(Errno::EIO)) };
-        let bucket = map.bucket_of(position);
+        let (cluster, bucket) = (map.cluster, map.bucket_of(position));
         drop(map);
         let ticket = match effect {
             Effect::None => None,
@@ -114,6 +114,7 @@ impl Client {
         };
         let timeout = if waits_for_lock(&op) { LOCK_CALL_TIMEOUT } else { CALL_TIMEOUT };
         let mut request = FsRequest {
+            cluster,
             bucket,
             epoch: Epoch(0),
             fs: self.fs,

@@ -15,6 +15,7 @@ pub struct TransactionId {
 /// A request of one bucket's leader to another's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParticipantRequest {
+    pub cluster: Uuid,
     pub bucket: BucketId,
     /// The bucket's epoch in the sender's map.
     pub epoch: Epoch,

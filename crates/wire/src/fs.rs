@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsRequest {
+    /// Whose bucket is meant: a node of another cluster, found at an address that used to be of this one, refuses.
+    pub cluster: Uuid,
     pub bucket: BucketId,
     /// The bucket's epoch in the sender's map.
     pub epoch: Epoch,

@@ -9,7 +9,7 @@ pub enum ManagerRequest {
     /// An encoded message of the consensus, in the body. Answered at once with `Ok`.
     Raft { cluster: Uuid, from: NodeId },
     /// Work for the managers' leader.
-    Propose(Proposal),
+    Propose { cluster: Uuid, proposal: Proposal },
     /// A node tells the managers' leader that it lives. Answered with `Ok` or `NotLeader`.
     Alive { cluster: Uuid, node: NodeId, incarnation: Incarnation },
     /// A manager lost what it had promised to remember: it asks for a new vote. Answered with `Rejoin`.
@@ -80,8 +80,9 @@ pub enum ManagerReply {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MapRequest {
-    /// Deltas after `have`, or the whole map if they are gone. Waits up to `wait_ms` for something newer.
-    Get { have: MapVersion, wait_ms: u32 },
+    /// Deltas after `have`, or the whole map if they are gone. Waits up to `wait_ms` for something newer. Who has no map
+    /// yet asks for that of whatever `cluster` the node is in; otherwise nodes of others have none to give.
+    Get { cluster: Option<Uuid>, have: MapVersion, wait_ms: u32 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

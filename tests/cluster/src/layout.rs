@@ -10,10 +10,10 @@ const VERSION: u32 = 1;
 /// Control ports are this far above data ports.
 const CONTROL_OFFSET: u16 = 50;
 pub const NODES_MAX: usize = CONTROL_OFFSET as usize;
-/// Clusters on one machine take ranges of this size, from the first one that is free.
+/// Clusters on one machine take ranges of this size, below the ports that the kernel gives out by itself.
 const PORT_RANGE: u16 = 100;
 const PORT_FIRST: u16 = 7400;
-const PORT_LAST: u16 = 9900;
+const PORT_LAST: u16 = 31_900;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,10 +117,19 @@ pub fn busy_port(base: u16, nodes: usize) -> Option<String> {
 }
 
 fn free_ports(nodes: usize) -> Result<u16> {
-    let mut bases = (PORT_FIRST..=PORT_LAST).step_by(PORT_RANGE as usize);
-    bases.find(|base| busy_port(*base, nodes).is_none()).with_context(|| {
-        format!("no free range of ports between {PORT_FIRST} and {PORT_LAST}: stop clusters that you do not need")
-    })
+    let bases: Vec<u16> = (PORT_FIRST..=PORT_LAST).step_by(PORT_RANGE as usize).collect();
+    // From a place that differs from one to the next: ports look free while another cluster's nodes are down.
+    let skip = std::process::id() as usize % bases.len();
+    bases
+        .iter()
+        .cycle()
+        .skip(skip)
+        .take(bases.len())
+        .copied()
+        .find(|base| busy_port(*base, nodes).is_none())
+        .with_context(|| {
+            format!("no free range of ports between {PORT_FIRST} and {PORT_LAST}: stop clusters that you do not need")
+        })
 }
 
 #[cfg(test)]

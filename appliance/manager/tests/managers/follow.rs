@@ -4,11 +4,11 @@ use crate::cluster::*;
 use std::time::Duration;
 use weft_wire::manager::{MapReply, MapRequest};
 use weft_wire::map::{Map, State};
-use weft_wire::{MapVersion, NodeId, Service, decode, encode};
+use weft_wire::{MapVersion, NodeId, Service, Uuid, decode, encode};
 
 fn get(cluster: &Cluster, from: u16, have: MapVersion, wait_ms: u32) -> MapReply {
     let client = cluster.net.client(1);
-    let head = encode(&MapRequest::Get { have, wait_ms });
+    let head = encode(&MapRequest::Get { cluster: None, have, wait_ms });
     let timeout = Duration::from_secs(60);
     let call = client.ask(core(NodeId(from)), Service::Map, head, bytes::Bytes::new(), timeout);
     decode(&cluster.time.block_on(call).unwrap().head).unwrap()
@@ -41,7 +41,7 @@ fn a_question_waits_for_what_is_new() {
     assert!(cluster.time.handle().now().since(start) >= Duration::from_secs(2));
 
     let client = cluster.net.client(2);
-    let head = encode(&MapRequest::Get { have: map.version, wait_ms: 20_000 });
+    let head = encode(&MapRequest::Get { cluster: Some(map.cluster), have: map.version, wait_ms: 20_000 });
     let asked = client.call(core(NodeId(7)), Service::Map, head, bytes::Bytes::new(), Duration::from_secs(30));
     cluster.time.run_for(Duration::from_millis(100));
     assert!(!asked.is_settled());
@@ -49,6 +49,21 @@ fn a_question_waits_for_what_is_new() {
     let reply = cluster.time.block_on(asked).unwrap().unwrap();
     let MapReply::Deltas(deltas) = decode(&reply.head).unwrap() else { panic!("no deltas") };
     assert_eq!(deltas.last().unwrap().version.0, map.version.0 + 1);
+}
+
+#[test]
+fn nodes_of_other_clusters_have_no_map_to_give() {
+    let cluster = Cluster::formed(7, 43);
+    let map = cluster.agreed();
+    let client = cluster.net.client(1);
+    let ask = |of: Uuid| {
+        let head = encode(&MapRequest::Get { cluster: Some(of), have: MapVersion(0), wait_ms: 0 });
+        let timeout = Duration::from_secs(60);
+        let call = client.ask(core(NodeId(3)), Service::Map, head, bytes::Bytes::new(), timeout);
+        decode::<MapReply>(&cluster.time.block_on(call).unwrap().head).unwrap()
+    };
+    assert!(matches!(ask(map.cluster), MapReply::Whole(_)));
+    assert_eq!(ask(Uuid(map.cluster.0 ^ 1)), MapReply::None);
 }
 
 #[test]

@@ -381,6 +381,7 @@ impl Client {
             let by_map = map.bucket(bucket).expect("bucket");
             let lowest = self.0.outstanding.borrow().get(&bucket).and_then(|set| set.first().copied());
             let request = FsRequest {
+                cluster: map.cluster,
                 bucket,
                 epoch: by_map.epoch,
                 fs: FS,

@@ -87,7 +87,7 @@ impl Cluster {
             handler(move |request: Request| {
                 let (world, handle) = (Rc::clone(&world), handle.clone());
                 async move {
-                    let Ok(MapRequest::Get { have, wait_ms }) = decode(&request.head) else {
+                    let Ok(MapRequest::Get { have, wait_ms, .. }) = decode(&request.head) else {
                         return answer(&MapReply::None);
                     };
                     let end = handle.now() + Duration::from_millis(u64::from(wait_ms));
@@ -253,7 +253,7 @@ impl World {
         if !self.quorum {
             return ManagerReply::NoQuorum;
         }
-        let Ok(ManagerRequest::Propose(proposal)) = decode(&request.head) else { return ManagerReply::NoQuorum };
+        let Ok(ManagerRequest::Propose { proposal, .. }) = decode(&request.head) else { return ManagerReply::NoQuorum };
         let mut client = ClientId(0);
         match proposal {
             Proposal::NewClient { host } => {
