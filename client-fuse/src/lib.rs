@@ -5,7 +5,6 @@
 #![deny(unsafe_code)]
 
 pub mod abi;
-pub mod acl;
 mod answer;
 mod channel;
 mod dir_buffer;

@@ -202,8 +202,8 @@ fn entry(numbers: Numbers, attr: &weft_wire::fs::Attr) -> Entry {
 }
 
 fn new_node(request: &Request, kind: FileKind, new: &NewFile) -> NewNode {
-    let mode = (new.mode as u16 & 0o7777) & !new.umask;
-    NewNode { kind, mode, rdev: new.rdev, caller: convert::caller(request), target: Vec::new() }
+    let mode = new.mode as u16 & 0o7777;
+    NewNode { kind, mode, umask: new.umask, rdev: new.rdev, caller: convert::caller(request), target: Vec::new() }
 }
 
 fn open_mode(how: &OpenHow) -> OpenMode {
@@ -271,7 +271,8 @@ impl Filesystem for Weft {
     async fn symlink(&self, request: &Request, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
         self.serve(request, async |client, numbers| {
             let caller = convert::caller(request);
-            let node = NewNode { kind: FileKind::Symlink, mode: 0o777, rdev: 0, caller, target: target.to_vec() };
+            let node =
+                NewNode { kind: FileKind::Symlink, mode: 0o777, umask: 0, rdev: 0, caller, target: target.to_vec() };
             Ok(entry(numbers, &client.make(numbers.inode(parent), name, node).await?))
         })
         .await
@@ -499,16 +500,7 @@ impl Filesystem for Weft {
             _ => return Err(Errno::EINVAL),
         };
         self.serve(request, async |client, numbers| {
-            let inode = numbers.inode(node);
-            client.setxattr(inode, name, value, mode).await?;
-            if how.kill_setgid {
-                let attr = client.getattr(inode).await?;
-                if attr.mode & 0o2000 != 0 {
-                    let mode = Some(attr.mode & !0o2000);
-                    client.setattr(inode, weft_wire::fs::SetAttr { mode, ..Default::default() }).await?;
-                }
-            }
-            Ok(())
+            client.setxattr(numbers.inode(node), name, value, mode, how.kill_setgid).await
         })
         .await
     }

@@ -64,6 +64,9 @@ impl Namespace {
         }
         inode.ctime_ns = call.now_ns;
         let mut batch = Batch::new();
+        if set.mode.is_some() {
+            self.acl_follows_mode(call, number, &inode, &mut batch).await?;
+        }
         let mut cuts_elsewhere = false;
         if let Some(size) = set.size_bytes {
             if inode.kind == FileKind::Directory {

@@ -1,8 +1,9 @@
 //! New inodes and names.
 
+use crate::acl::Born;
 use crate::inode::{Dentry, Inode, inode_key, object, orphan_key};
 use crate::part::{Inherited, Part, Veto, name_key};
-use crate::{Call, Namespace, Outcome, dentries, errno};
+use crate::{Call, Namespace, Outcome, acl, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
@@ -64,19 +65,18 @@ impl Namespace {
         Ok(inode)
     }
 
-    fn new_inode(&self, call: &Call, dir: InodeId, parent: &Inode, node: &NewNode) -> Result<Inode, FsError> {
+    fn new_inode(call: &Call, dir: InodeId, inherited: &Inherited, node: &NewNode) -> Result<Born, FsError> {
         if node.target.len() > SYMLINK_BYTES_MAX {
             return Err(errno::ENAMETOOLONG);
         }
         let directory = node.kind == FileKind::Directory;
-        let inherits = parent.mode & 0o2000 != 0;
-        let mode = if node.kind == FileKind::Symlink { 0o777 } else { node.mode & 0o7777 };
-        Ok(Inode {
+        let (mode, xattrs) = acl::at_birth(inherited, node)?;
+        let inode = Inode {
             kind: node.kind,
-            mode: if directory && inherits { mode | 0o2000 } else { mode },
+            mode: if directory && inherited.setgid { mode | 0o2000 } else { mode },
             links: if directory { 2 } else { 1 },
             uid: node.caller.uid,
-            gid: if inherits { parent.gid } else { node.caller.gid },
+            gid: if inherited.setgid { inherited.gid } else { node.caller.gid },
             rdev: node.rdev,
             size: node.target.len() as u64,
             atime_ns: call.now_ns,
@@ -89,9 +89,10 @@ impl Namespace {
             inline: Bytes::from(node.target.clone()),
             blocks: 0,
             cutting: false,
-            has_xattrs: false,
+            has_xattrs: !xattrs.is_empty(),
             linkable: false,
-        })
+        };
+        Ok(Born { inode, xattrs })
     }
 
     pub(crate) async fn create(
@@ -139,7 +140,7 @@ impl Namespace {
         if directory && parent.links >= LINKS_MAX {
             return Err(errno::EMLINK);
         }
-        let inode = self.new_inode(call, dir, &parent, &node)?;
+        let born = Self::new_inode(call, dir, &self.inherited(call.fs, dir, &parent).await?, &node)?;
         let number = InodeId::new(near, self.bucket.serial());
         parent.entries += 1;
         parent.links += u32::from(directory);
@@ -147,10 +148,11 @@ impl Namespace {
         parent.ctime_ns = call.now_ns;
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, dir), weft_wire::encode(&parent));
-        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        born.put(&mut batch, call.fs, number);
         let dentry = Dentry { name, inode: number, kind: node.kind };
         dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
-        let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
+        let attr = Some(born.inode.attr(number));
+        let reply = FsReply::Entry { inode: number, kind: node.kind, attr, created: true };
         if !open {
             return self.commit(call, batch, reply).await;
         }
@@ -175,12 +177,15 @@ impl Namespace {
             return Err(errno::EINVAL);
         }
         let parent = self.directory(call, dir).await?;
-        let inode = Inode { links: 0, linkable: true, ..self.new_inode(call, dir, &parent, &node)? };
+        let mut born = Self::new_inode(call, dir, &self.inherited(call.fs, dir, &parent).await?, &node)?;
+        born.inode.links = 0;
+        born.inode.linkable = true;
         let number = InodeId::new(dir.position(), self.bucket.serial());
         let mut batch = Batch::new();
-        batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
+        born.put(&mut batch, call.fs, number);
         batch.put(orphan_key(call.fs, number), Bytes::new());
-        let reply = FsReply::Entry { inode: number, kind: node.kind, attr: Some(inode.attr(number)), created: true };
+        let attr = Some(born.inode.attr(number));
+        let reply = FsReply::Entry { inode: number, kind: node.kind, attr, created: true };
         self.commit_open(call, number, batch, reply).await
     }
 
@@ -205,9 +210,10 @@ impl Namespace {
             if dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry.is_some() {
                 return Err(errno::EEXIST);
             }
-            let inode = self.new_inode(call, dir, &parent, node)?;
-            self.add_part(call, plan, InodeId::new(position, 0), Part::Make { position, inode })?;
-            let inherited = Some(Inherited::of(&parent));
+            let inherited = self.inherited(call.fs, dir, &parent).await?;
+            let born = Self::new_inode(call, dir, &inherited, node)?;
+            self.add_part(call, plan, InodeId::new(position, 0), Part::Make { position, born })?;
+            let inherited = Some(inherited);
             let put = Part::PutName { dir, name: name.clone(), expected: None, entry: None, inherited };
             self.add_part(call, plan, dir, put)?;
             Ok(None)

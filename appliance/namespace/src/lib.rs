@@ -4,6 +4,7 @@
 //! commit, wait until it stands on P+1, answer. Reads wait until everything they may have seen stands there.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod assist;
 mod attr;
 mod create;
@@ -172,7 +173,9 @@ impl Namespace {
             FsOp::Open { inode, truncate, kill_setid } => self.open_inode(call, inode, truncate, kill_setid).await,
             FsOp::Release { inode } => self.release(call, inode).await,
             FsOp::GetXattr { inode, name } => self.get_xattr(call, inode, &name).await,
-            FsOp::SetXattr { inode, name, value, mode } => self.set_xattr(call, inode, &name, value, mode).await,
+            FsOp::SetXattr { inode, name, value, mode, kill_setgid } => {
+                self.set_xattr(call, inode, &name, value, mode, kill_setgid).await
+            }
             FsOp::ListXattr { inode } => self.list_xattr(call, inode).await,
             FsOp::RemoveXattr { inode, name } => self.remove_xattr(call, inode, &name).await,
             FsOp::Read { inode, offset, len_bytes } => self.read(call, inode, offset, len_bytes).await,

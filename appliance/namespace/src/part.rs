@@ -4,6 +4,7 @@
 //! A part is checked and worked out under its locks. Worked out again, under the same locks, it comes to the same: so a
 //! participant journals the parts alone, and works them out again when they are decided.
 
+use crate::acl::Born;
 use crate::inode::{Dentry, Inode, inode_key, orphan_key};
 use crate::{Call, Namespace, dentries, errno};
 use bytes::Bytes;
@@ -24,22 +25,17 @@ pub struct Entry {
 }
 
 /// What a new inode takes over from its directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inherited {
     pub setgid: bool,
     pub gid: u32,
-}
-
-impl Inherited {
-    pub fn of(parent: &Inode) -> Self {
-        Self { setgid: parent.mode & 0o2000 != 0, gid: parent.gid }
-    }
+    pub default_acl: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     /// A new inode, numbered by its bucket.
-    Make { position: Position, inode: Inode },
+    Make { position: Position, born: Born },
     /// One more name for an inode.
     Link { inode: InodeId },
     /// One name less; the last takes the inode with it. A directory must be empty.
@@ -192,10 +188,11 @@ impl Namespace {
             .collect();
         for part in &parts.parts {
             match part {
-                Part::Make { position, inode } => {
+                Part::Make { position, born } => {
                     let number = made.unwrap_or_else(|| InodeId::new(*position, self.bucket.serial()));
-                    worked.found = Some(inode.attr(number));
-                    inodes.0.insert(number, inode.clone());
+                    worked.found = Some(born.inode.attr(number));
+                    born.put_xattrs(&mut worked.batch, parts.fs, number);
+                    inodes.0.insert(number, born.inode.clone());
                 }
                 Part::Link { inode: number } => {
                     let gone = |error| if error == errno::ESTALE { errno::ENOENT } else { error };
@@ -260,7 +257,9 @@ impl Namespace {
                         (None, None) => Entry { inode: InodeId(0), kind: FileKind::File },
                     };
                     let parent = inodes.directory(self, parts.fs, *dir).await?;
-                    if inherited.is_some_and(|inherited| inherited != Inherited::of(parent)) {
+                    if let Some(inherited) = inherited
+                        && *inherited != self.inherited(parts.fs, *dir, parent).await?
+                    {
                         return Err(Veto::Changed);
                     }
                     let there = dentries::find(&self.bucket, &secret, parts.fs, *dir, name).await?;

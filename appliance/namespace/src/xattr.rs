@@ -1,7 +1,7 @@
 //! Extended attributes: a key each.
 
 use crate::inode::{inode_key, xattr_key};
-use crate::{Call, Namespace, Outcome, errno};
+use crate::{Call, Namespace, Outcome, acl, errno};
 use bytes::Bytes;
 use weft_bucket::Batch;
 use weft_wire::InodeId;
@@ -45,6 +45,7 @@ impl Namespace {
         name: &[u8],
         value: Vec<u8>,
         mode: XattrMode,
+        kill_setgid: bool,
     ) -> Outcome {
         check(name)?;
         if value.len() > XATTR_VALUE_BYTES_MAX {
@@ -52,6 +53,10 @@ impl Namespace {
         }
         let _guard = self.lock_inodes(call, [number]).await;
         let mut inode = self.inode(call, number).await?;
+        if kill_setgid {
+            inode.mode &= !0o2000;
+        }
+        let said_by_mode = acl::to_be_set(&mut inode, name, &value)?;
         let key = xattr_key(call.fs, number, name);
         let exists = self.bucket.get(&key).await.map_err(errno::of_bucket)?.is_some();
         match (mode, exists) {
@@ -59,16 +64,20 @@ impl Namespace {
             (XattrMode::Replace, false) => return Err(errno::ENODATA),
             _ => {}
         }
-        if !exists {
+        if !exists && !said_by_mode {
             let taken: usize = self.xattrs(call, number).await?.iter().map(|name| name.len() + 1).sum();
             if taken + name.len() + 1 > XATTR_LIST_BYTES_MAX {
                 return Err(errno::ENOSPC);
             }
         }
-        inode.has_xattrs = true;
         inode.ctime_ns = call.now_ns;
         let mut batch = Batch::new();
-        batch.put(key, value);
+        if said_by_mode {
+            batch.delete(key);
+        } else {
+            inode.has_xattrs = true;
+            batch.put(key, value);
+        }
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         self.commit(call, batch, FsReply::Done).await
     }

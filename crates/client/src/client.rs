@@ -294,8 +294,16 @@ impl Client {
         }
     }
 
-    pub async fn setxattr(&self, inode: InodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), Errno> {
-        let op = FsOp::SetXattr { inode, name: name.to_vec(), value: value.to_vec(), mode };
+    /// `kill_setgid`: an ACL set by someone who is not in the file's group.
+    pub async fn setxattr(
+        &self,
+        inode: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        kill_setgid: bool,
+    ) -> Result<(), Errno> {
+        let op = FsOp::SetXattr { inode, name: name.to_vec(), value: value.to_vec(), mode, kill_setgid };
         self.inode_change(inode, op).await.map(drop)
     }
 

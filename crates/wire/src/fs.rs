@@ -86,7 +86,9 @@ pub struct SetAttr {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewNode {
     pub kind: FileKind,
+    /// As asked for: the leader takes the umask off, or follows the directory's default ACL instead.
     pub mode: u16,
+    pub umask: u16,
     pub rdev: u32,
     pub caller: Caller,
     /// Target of a symlink, otherwise empty.
@@ -238,6 +240,8 @@ pub enum FsOp {
         name: Vec<u8>,
         value: Vec<u8>,
         mode: XattrMode,
+        /// Clear setgid: an ACL set by someone who is not in the file's group.
+        kill_setgid: bool,
     },
     ListXattr {
         inode: InodeId,

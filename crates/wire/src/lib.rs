@@ -4,6 +4,7 @@
 //! Bodies (file data, journal payloads, shards) travel beside the encoded head, never inside it.
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod bucket;
 pub mod control;
 pub mod drive;

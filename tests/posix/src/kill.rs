@@ -52,7 +52,7 @@ impl Load {
             Suite::Sqlite => Load::Process(sqlite::start(scene, here, there, 60)?),
             Suite::Tree => Load::Thread(tree::start(scene, here)),
             Suite::Pjdfstest => Load::Thread(pjdfstest::start(scene, here)?),
-            Suite::Mounts | Suite::Kill => Load::Thread(mounts::start(here, there, 8)),
+            Suite::Mounts | Suite::Acl | Suite::Kill => Load::Thread(mounts::start(here, there, 8)),
         })
     }
 

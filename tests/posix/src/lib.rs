@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
+mod ext4;
 mod fio;
 mod fsx;
 mod kill;
@@ -33,6 +35,8 @@ pub enum Extent {
 pub enum Suite {
     /// POSIX, call by call, beside ext4
     Pjdfstest,
+    /// ACLs, made, inherited and used, beside ext4
+    Acl,
     /// Random operations on one file: buffered, mapped, O_DIRECT
     Fsx,
     /// Several jobs write in all sizes and read back
@@ -47,15 +51,16 @@ pub enum Suite {
     Kill,
 }
 
-pub const ALL: [Suite; 7] =
-    [Suite::Pjdfstest, Suite::Mounts, Suite::Fsx, Suite::Fio, Suite::Sqlite, Suite::Kill, Suite::Tree];
+pub const ALL: [Suite; 8] =
+    [Suite::Pjdfstest, Suite::Acl, Suite::Mounts, Suite::Fsx, Suite::Fio, Suite::Sqlite, Suite::Kill, Suite::Tree];
 /// Those of a quick run.
-pub const QUICK: [Suite; 4] = [Suite::Pjdfstest, Suite::Mounts, Suite::Fsx, Suite::Kill];
+pub const QUICK: [Suite; 5] = [Suite::Pjdfstest, Suite::Acl, Suite::Mounts, Suite::Fsx, Suite::Kill];
 
 impl Suite {
     pub fn name(self) -> &'static str {
         match self {
             Suite::Pjdfstest => "pjdfstest",
+            Suite::Acl => "acl",
             Suite::Fsx => "fsx",
             Suite::Fio => "fio",
             Suite::Sqlite => "sqlite",
@@ -69,6 +74,7 @@ impl Suite {
     pub fn run(self, scene: &mut Scene, extent: Extent) -> Result<Findings> {
         match self {
             Suite::Pjdfstest => pjdfstest::run(scene, extent),
+            Suite::Acl => acl::run(scene),
             Suite::Fsx => fsx::run(scene, extent),
             Suite::Fio => fio::run(scene, extent),
             Suite::Sqlite => sqlite::run(scene, extent),

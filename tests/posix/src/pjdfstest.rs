@@ -4,6 +4,7 @@
 //! Its tests share one process, and some leave files open for writing, so that later ones can't remount read-only, on
 //! no filesystem. A test that failed counts by its repetition in a process of its own, on both.
 
+use crate::ext4::Ext4;
 use crate::process;
 use crate::scene::Scene;
 use crate::{Extent, Findings};
@@ -13,11 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use weft_cluster_tests::mount::privileged;
 
 /// Making 65,000 links takes most of it.
 const TIME: Duration = Duration::from_secs(900);
-const EXT4_BYTES: u64 = 256 << 20;
 /// Weft's `LINKS_MAX`, which is ext4's too.
 const LINKS_MAX: &str = "65000";
 /// What the C library says of filesystems that it does not know: the one test that makes links until no more are taken
@@ -59,7 +58,7 @@ type Report = BTreeMap<String, Verdict>;
 pub fn run(scene: &Scene, extent: Extent) -> Result<Findings> {
     let suite = Suite::new(scene, if extent == Extent::Full { LINKS_MAX } else { LINKS_UNKNOWN })?;
     let ext4 = Ext4::mount(scene)?;
-    let expected = suite.report("ext4", &ext4.0)?;
+    let expected = suite.report("ext4", ext4.place())?;
     drop(ext4);
     let directory = scene.directory("pjdfstest")?;
     let started = Instant::now();
@@ -131,32 +130,6 @@ impl Suite {
             Some(report) => Ok(report),
             None => Err(ended.err().unwrap_or_else(|| anyhow::anyhow!("no summary in {}", log.display()))),
         }
-    }
-}
-
-/// A filesystem of the kind that everybody knows, in a file.
-struct Ext4(PathBuf);
-
-impl Ext4 {
-    fn mount(scene: &Scene) -> Result<Ext4> {
-        let (image, place) = (scene.scratch.join("ext4.image"), scene.scratch.join("ext4"));
-        std::fs::File::create(&image)?.set_len(EXT4_BYTES)?;
-        std::fs::create_dir_all(&place)?;
-        let log = scene.log("ext4");
-        let mut make = privileged(Path::new("mkfs.ext4"));
-        // As many inodes as the suite makes links and files at once.
-        make.args(["-q", "-F", "-N", "4096"]).arg(&image);
-        process::run(make, &log, TIME).context("can't make an ext4 to compare with")?;
-        let mut mount = privileged(Path::new("mount"));
-        mount.args(["-o", "loop"]).arg(&image).arg(&place);
-        process::run(mount, &log, TIME).context("can't mount an ext4 to compare with; that needs loop devices")?;
-        Ok(Ext4(place))
-    }
-}
-
-impl Drop for Ext4 {
-    fn drop(&mut self) {
-        let _ = weft_cluster_tests::mount::unmount(&self.0, true);
     }
 }
 

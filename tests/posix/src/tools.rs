@@ -12,11 +12,13 @@ const INSTALL_TIME: Duration = Duration::from_secs(900);
 const SHIM: &str = include_str!("shim.c");
 
 /// A program of the distribution: its name, its package.
-const PROGRAMS: [(&str, &str, &[Suite]); 5] = [
-    ("mkfs.ext4", "e2fsprogs", &[Suite::Pjdfstest]),
+const PROGRAMS: [(&str, &str, &[Suite]); 7] = [
+    ("mkfs.ext4", "e2fsprogs", &[Suite::Pjdfstest, Suite::Acl]),
+    ("setfacl", "acl", &[Suite::Acl]),
+    ("getfattr", "attr", &[Suite::Acl]),
     ("cc", "gcc", &[Suite::Pjdfstest, Suite::Fsx, Suite::Kill]),
     ("fio", "fio", &[Suite::Fio, Suite::Kill]),
-    ("python3", "python3", &[Suite::Sqlite, Suite::Kill]),
+    ("python3", "python3", &[Suite::Sqlite, Suite::Kill, Suite::Acl]),
     ("git", "git", &[Suite::Tree, Suite::Kill]),
 ];
 /// A crate with a program of its name, and the version: another one may ask for other things.

@@ -175,6 +175,7 @@ impl Hand {
                 let node = NewNode {
                     kind: if *directory { FileKind::Directory } else { FileKind::File },
                     mode: if *directory { DIRECTORY_MODE } else { FILE_MODE },
+                    umask: 0,
                     rdev: 0,
                     caller: Caller { uid: 0, gid: 0 },
                     target: Vec::new(),

@@ -9,7 +9,7 @@ const ERANGE: i32 = 34;
 const ENODATA: i32 = 61;
 
 fn node(kind: FileKind, mode: u16) -> NewNode {
-    NewNode { kind, mode, rdev: 0, caller: Caller { uid: 7, gid: 8 }, target: Vec::new() }
+    NewNode { kind, mode, umask: 0, rdev: 0, caller: Caller { uid: 7, gid: 8 }, target: Vec::new() }
 }
 
 #[test]
@@ -106,7 +106,9 @@ fn extended_attributes_are_set_listed_and_removed() {
         let client = rig.client(1);
         let inode = client.create(ROOT, "f").await.unwrap();
         let set = async |name: &str, value: &[u8], mode| {
-            client.fails(FsOp::SetXattr { inode, name: name.into(), value: value.into(), mode }).await
+            client
+                .fails(FsOp::SetXattr { inode, name: name.into(), value: value.into(), mode, kill_setgid: false })
+                .await
         };
         let get = async |name: &str| match client.ask(FsOp::GetXattr { inode, name: name.into() }).await {
             Ok((FsReply::Bytes(value), _)) => Ok(value),

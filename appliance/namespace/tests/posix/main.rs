@@ -1,6 +1,7 @@
 //! What the namespace promises to those who mount it: every operation, its errors, its effects on attributes; once and
 //! for good.
 
+mod acl;
 mod attributes;
 mod check;
 mod data;

@@ -16,7 +16,7 @@ const ENOTEMPTY: i32 = 39;
 const ESTALE: i32 = 116;
 
 fn file(mode: u16) -> NewNode {
-    NewNode { kind: FileKind::File, mode, rdev: 0, caller: Caller { uid: 7, gid: 8 }, target: Vec::new() }
+    NewNode { kind: FileKind::File, mode, umask: 0, rdev: 0, caller: Caller { uid: 7, gid: 8 }, target: Vec::new() }
 }
 
 #[test]

@@ -7,8 +7,14 @@ use weft_wire::BucketId;
 use weft_wire::fs::*;
 
 fn create(name: &str) -> FsOp {
-    let node =
-        NewNode { kind: FileKind::File, mode: 0o644, rdev: 0, caller: Caller { uid: 0, gid: 0 }, target: Vec::new() };
+    let node = NewNode {
+        kind: FileKind::File,
+        mode: 0o644,
+        umask: 0,
+        rdev: 0,
+        caller: Caller { uid: 0, gid: 0 },
+        target: Vec::new(),
+    };
     FsOp::Create { dir: ROOT, name: name.into(), node, exclusive: true, open: false }
 }
 

@@ -461,7 +461,7 @@ impl Client {
     }
 
     fn node(kind: FileKind, mode: u16) -> NewNode {
-        NewNode { kind, mode, rdev: 0, caller: Caller { uid: 1000, gid: 1000 }, target: Vec::new() }
+        NewNode { kind, mode, umask: 0, rdev: 0, caller: Caller { uid: 1000, gid: 1000 }, target: Vec::new() }
     }
 
     pub async fn make(&self, dir: InodeId, name: &str, node: NewNode) -> Result<Attr, FsError> {

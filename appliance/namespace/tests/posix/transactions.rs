@@ -173,6 +173,7 @@ async fn prepare(client: &Client, rig: &Rig, case: Case) -> (FsOp, Vec<&'static 
             let node = NewNode {
                 kind: FileKind::Directory,
                 mode: 0o755,
+                umask: 0,
                 rdev: 0,
                 caller: Caller { uid: 0, gid: 0 },
                 target: Vec::new(),

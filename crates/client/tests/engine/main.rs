@@ -16,7 +16,7 @@ const SLAB: usize = SLAB_BYTES as usize;
 
 fn file() -> NewNode {
     let caller = Caller { uid: 1, gid: 1 };
-    NewNode { kind: FileKind::File, mode: 0o644, rdev: 0, caller, target: Vec::new() }
+    NewNode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0, caller, target: Vec::new() }
 }
 
 async fn create(client: &Rc<Client>, name: &str) -> Result<Attr, Errno> {

@@ -1,10 +1,10 @@
-//! POSIX ACLs as the kernel passes them in xattrs: what a filesystem has to do with them when files are made, modes
-//! change or ACLs are set. The kernel does the checking.
+//! POSIX ACLs as kernels pass them in xattrs: what a filesystem has to do with them when files are made, modes change or
+//! ACLs are set. Checking permissions is the business of the client's kernel.
 //!
 //! Layout (`linux/posix_acl_xattr.h`): a version, then entries of tag, permissions and id, all little-endian. The rules
 //! are those of acl(5) and of POSIX 1003.1e draft 17, section 23.
 
-use nix::errno::Errno;
+use thiserror::Error;
 
 pub const ACCESS_NAME: &[u8] = b"system.posix_acl_access";
 pub const DEFAULT_NAME: &[u8] = b"system.posix_acl_default";
@@ -23,6 +23,15 @@ mod tag {
     pub const GROUP: u16 = 0x08;
     pub const MASK: u16 = 0x10;
     pub const OTHER: u16 = 0x20;
+}
+
+/// Why a value is no ACL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AclError {
+    #[error("not a well-formed ACL")]
+    Malformed,
+    #[error("an ACL of another version")]
+    Version,
 }
 
 /// A parsed ACL that has the three entries each ACL needs, and a mask if it names users or groups.
@@ -66,20 +75,19 @@ pub fn inherit(default: Option<&Acl>, mode: u16, umask: u16, is_directory: bool)
 }
 
 impl Acl {
-    /// `EINVAL`: not a well-formed ACL; `EOPNOTSUPP`: of another version.
-    pub fn from_xattr(value: &[u8]) -> Result<Self, Errno> {
-        let (version, rest) = value.split_first_chunk::<HEADER_BYTES>().ok_or(Errno::EINVAL)?;
+    pub fn from_xattr(value: &[u8]) -> Result<Self, AclError> {
+        let (version, rest) = value.split_first_chunk::<HEADER_BYTES>().ok_or(AclError::Malformed)?;
         if u32::from_le_bytes(*version) != VERSION {
-            return Err(Errno::EOPNOTSUPP);
+            return Err(AclError::Version);
         }
-        let (chunks, []) = rest.as_chunks::<ENTRY_BYTES>() else { return Err(Errno::EINVAL) };
+        let (chunks, []) = rest.as_chunks::<ENTRY_BYTES>() else { return Err(AclError::Malformed) };
         let entries = chunks.iter().map(|&[tag0, tag1, permissions0, permissions1, id @ ..]| Entry {
             tag: u16::from_le_bytes([tag0, tag1]),
             permissions: u16::from_le_bytes([permissions0, permissions1]),
             id: u32::from_le_bytes(id),
         });
         let acl = Self { entries: entries.collect() };
-        if acl.is_valid() { Ok(acl) } else { Err(Errno::EINVAL) }
+        if acl.is_valid() { Ok(acl) } else { Err(AclError::Malformed) }
     }
 
     pub fn to_xattr(&self) -> Vec<u8> {
@@ -157,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_stands_for_the_group_in_the_mode() -> Result<(), Errno> {
+    fn the_mask_stands_for_the_group_in_the_mode() -> Result<(), AclError> {
         let mut acl = Acl::from_xattr(&extended().to_xattr())?;
         assert_eq!(acl, extended());
         assert_eq!(acl.mode(), 0o770);
@@ -192,10 +200,10 @@ mod tests {
     fn malformed_acls_are_refused() {
         let mut value = extended().to_xattr();
         value.pop();
-        assert_eq!(Acl::from_xattr(&value), Err(Errno::EINVAL));
-        assert_eq!(Acl::from_xattr(&[1, 0, 0, 0]), Err(Errno::EOPNOTSUPP));
+        assert_eq!(Acl::from_xattr(&value), Err(AclError::Malformed));
+        assert_eq!(Acl::from_xattr(&[1, 0, 0, 0]), Err(AclError::Version));
         let no_mask = acl(&[(tag::USER_OBJ, 7, 0), (tag::USER, 7, 1), (tag::GROUP_OBJ, 5, 0), (tag::OTHER, 1, 0)]);
-        assert_eq!(Acl::from_xattr(&no_mask.to_xattr()), Err(Errno::EINVAL));
+        assert_eq!(Acl::from_xattr(&no_mask.to_xattr()), Err(AclError::Malformed));
     }
 
     proptest! {
