@@ -193,6 +193,19 @@ impl Journal {
         leader.adopted.get(usize::from(seq) - 1).copied().unwrap_or(epoch)
     }
 
+    /// Whether `later` adopted everything that `earlier` adopted or acknowledged.
+    fn has_what_counts(&self, earlier: &Leader, epoch: u8, later: &Leader) -> bool {
+        (1..=self.acknowledged(earlier)).all(|seq| {
+            let adopted = later.adopted.get(usize::from(seq) - 1);
+            adopted == Some(&Self::epoch_of(earlier, epoch, seq))
+        })
+    }
+
+    /// Whether what `earlier` had left behind is left behind by `later`.
+    fn has_nothing_between(earlier: &Leader, epoch: u8, later: &Leader) -> bool {
+        later.adopted.iter().skip(usize::from(earlier.tail())).all(|adopted| *adopted >= epoch)
+    }
+
     /// Whether the leader may send the record at `seq` by now.
     fn may_send(&self, leader: &Leader, seq: u8) -> bool {
         if seq <= leader.tail() {
@@ -467,20 +480,14 @@ impl Model for Journal {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(
-                "acknowledged records are adopted by every later leader",
-                |model: &Self, state: &State| {
-                    let leaders = || state.leaders.iter().zip(1u8..);
-                    leaders().filter(|(later, _)| model.serving(later)).all(|(later, later_epoch)| {
-                        let earlier = leaders().filter(|(_, epoch)| *epoch < later_epoch);
-                        earlier.filter(|(earlier, _)| model.serving(earlier)).all(|(earlier, epoch)| {
-                            (1..=model.acknowledged(earlier)).all(|seq| {
-                                later.adopted.get(usize::from(seq) - 1) == Some(&Self::epoch_of(earlier, epoch, seq))
-                            })
-                        })
+            Property::always(KEEPS, |model: &Self, state: &State| {
+                let serving = || state.leaders.iter().zip(1u8..).filter(|(leader, _)| model.serving(leader));
+                serving().all(|(later, later_epoch)| {
+                    serving().filter(|(_, epoch)| *epoch < later_epoch).all(|(earlier, epoch)| {
+                        model.has_what_counts(earlier, epoch, later) && Self::has_nothing_between(earlier, epoch, later)
                     })
-                },
-            ),
+                })
+            }),
             Property::always(DECIDES, |_, state: &State| !state.stuck),
             Property::sometimes("a batch is adopted by a later leader that serves", |model: &Self, state: &State| {
                 let mut later = state.leaders.iter().skip(1);

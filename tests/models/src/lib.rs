@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod journal;
+pub mod search;
 pub mod transactions;
 pub mod zones;

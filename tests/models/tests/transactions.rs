@@ -1,35 +1,24 @@
 //! The rules of transactions hold within these bounds, and each broken variant is caught.
 
-use stateright::{Checker, HasDiscoveries, Model};
-use weft_models::transactions::{ATOMIC, DONE, HIDDEN, ONCE, Transactions, Variant};
+use weft_models::search::{Depth, holds};
+use weft_models::transactions::{Transactions, Variant};
 
 fn bounds(variant: Variant) -> Transactions {
     Transactions { variant, participants: 2, changes_max: 4 }
 }
 
 fn is_caught(variant: Variant) {
-    let checker = bounds(variant).checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let caught = [ATOMIC, ONCE, HIDDEN, DONE].into_iter().find_map(|property| checker.discovery(property));
-    let Some(path) = caught else {
-        panic!("{variant:?} went unnoticed in {} states", checker.unique_state_count());
-    };
-    println!("{variant:?} is caught in {} states by {} steps", checker.unique_state_count(), path.into_actions().len());
+    weft_models::search::is_caught(bounds(variant), &variant);
 }
 
 #[test]
 fn it_holds_with_three_participants() {
-    let model = Transactions { participants: 3, ..bounds(Variant::Correct) };
-    let checker = model.checker().threads(1).spawn_bfs().join();
-    println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
-    checker.assert_properties();
+    holds(Transactions { participants: 3, ..bounds(Variant::Correct) }, Depth::All);
 }
 
 #[test]
 fn it_holds_with_one_participant_and_many_leaders() {
-    let model = Transactions { participants: 1, changes_max: 6, ..bounds(Variant::Correct) };
-    let checker = model.checker().threads(1).spawn_bfs().join();
-    println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
-    checker.assert_properties();
+    holds(Transactions { participants: 1, changes_max: 6, ..bounds(Variant::Correct) }, Depth::All);
 }
 
 #[test]
