@@ -3,7 +3,7 @@
 
 use crate::key::Object;
 use crate::stripe::Staged;
-use crate::zones::{StripeEntry, ZoneSet};
+use crate::zone_set::{Member, StripeEntry, ZoneSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -150,6 +150,12 @@ pub(crate) struct PieceRecord {
 pub(crate) enum ZoneSetChange {
     Open(ZoneSet),
     Free(ZoneSetId),
+    /// Shard `shard` of each stripe of the set is here from now on.
+    Move {
+        set: ZoneSetId,
+        shard: u8,
+        member: Member,
+    },
 }
 
 impl BatchRecord {

@@ -10,6 +10,7 @@ use crate::key::{self, Object};
 use crate::lock::{LockGuard, Locks, Mode};
 use crate::merge::Merge;
 use crate::planner::{Pauses, Step};
+use crate::rebuild::{RebuildProgress, Rebuilds};
 use crate::run::IndexStripe;
 use crate::stripe::{StripeRecord, StripeView};
 use crate::stripes::Stripes;
@@ -85,6 +86,9 @@ pub(crate) struct Inner {
     /// What it does just now, for people.
     pub step: Cell<Option<Step>>,
     pub pauses: RefCell<Pauses>,
+    pub rebuilds: RefCell<Rebuilds>,
+    /// [`Counters::asked`] at the end of the last step of a rebuild.
+    pub asked_before: Cell<u64>,
     /// Why the planner can't go on, if it can't.
     pub trouble: RefCell<Option<String>>,
 }
@@ -105,6 +109,10 @@ pub(crate) struct Counters {
     pub scrubbed_stripes: Cell<u64>,
     pub scrubbed_blocks: Cell<u64>,
     pub scrubs: Cell<u64>,
+    pub rebuilt_bytes: Cell<u64>,
+    pub rebuilt_shards: Cell<u64>,
+    /// Reads and writes that users began.
+    pub asked: Cell<u64>,
 }
 
 /// Blocks of 4 KiB.
@@ -137,6 +145,16 @@ pub struct Stats {
     pub index_resident_bytes: u64,
     pub index_pages_read: u64,
     pub journal_bytes: u64,
+    /// Stripes by how many of their shards can't be read now: whole ones, those that lack one, and so on; the last
+    /// number is of those that lack more than the protection survives.
+    pub stripes_by_missing: Vec<u64>,
+    pub rebuild: RebuildProgress,
+    /// Bytes and shards of zone sets that were made anew.
+    pub rebuilt_bytes: u64,
+    pub rebuilt_shards: u64,
+    /// Drives that answer much later than the others.
+    pub slow_drives: u64,
+    pub hedged_reads: u64,
     /// Waiting to be repaired.
     pub damaged_stripes: u64,
     /// More is lost of them than the protection survives.
@@ -313,7 +331,7 @@ impl Bucket {
 
     /// A stripe as readers need it.
     pub(crate) async fn view(&self, id: StripeId) -> Result<Rc<StripeView>, BucketError> {
-        if let Some(view) = self.0.views.borrow_mut().get(&id) {
+        if let Some(view) = self.0.views.borrow_mut().get(&id).filter(|view| self.0.stripes.is_current(view)) {
             return Ok(Rc::clone(view));
         }
         let record = self.stripe_record(id).await?;
@@ -353,6 +371,12 @@ impl Bucket {
             index_resident_bytes: self.0.index.resident_bytes() as u64,
             index_pages_read: self.0.index.pages_read(),
             journal_bytes: self.0.log.room().bytes_used,
+            stripes_by_missing: self.stripes_by_missing(),
+            rebuild: self.rebuild_progress(),
+            rebuilt_bytes: counters.rebuilt_bytes.get(),
+            rebuilt_shards: counters.rebuilt_shards.get(),
+            slow_drives: stripes.drives.paces.slow().len() as u64,
+            hedged_reads: stripes.stats.hedged_reads.get(),
             damaged_stripes: stripes.damaged.borrow().len() as u64,
             lost_stripes: stripes.lost.borrow().len() as u64,
             unfreed_zones: stripes.unfreed_len() as u64,
@@ -363,14 +387,13 @@ impl Bucket {
 
     /// What the newest map says: the members of new zone sets, and how the cluster's drives are.
     pub fn set_members(&self, members: Vec<DriveId>, states: DriveStates) {
-        if self.0.stripes.drives.update(members, states).is_some() {
-            self.0.stripes.work.notify_one();
-        }
+        self.0.stripes.update_drives(members, states);
     }
 
     /// Stops all work. Nothing is written any more; what was acknowledged is in the journal.
     pub fn close(&self) {
         self.0.closed.set(true);
+        self.0.stripes.listing.notify_one();
         self.0.log.stop();
         self.0.stripes.work.notify_one();
         self.0.progress.notify_all();

@@ -5,13 +5,12 @@ use crate::BucketError;
 use crate::bucket::Bucket;
 use crate::extent::{Extent, Location};
 use crate::key;
-use crate::stripe::{Piece, StripeRecord, StripeView};
-use crate::stripes::PieceError;
-use crate::zones::{Kind, StripeEntry};
+use crate::shards::PieceError;
+use crate::stripe::{StripeRecord, StripeView};
+use crate::zone_set::{Kind, Member, StripeEntry};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_reactor::join_all;
-use weft_wire::drive::{DriveOp, DriveReply};
+use weft_wire::drive::{DriveOp, DriveReply, ZoneInfo};
 use weft_wire::limits::SLAB_BLOCKS;
 use weft_wire::{DriveId, Seq, StripeId};
 
@@ -30,6 +29,12 @@ pub struct Checked {
     /// Blocks on drives that are what their checksums say.
     pub blocks: u64,
     pub unreachable_shards: u64,
+    /// Never written, and not rebuilt yet.
+    pub absent_shards: u64,
+    /// Shards that the stripe lacks which lacks most.
+    pub exposed_most: u64,
+    /// Zones that drives hold for the bucket and nobody names.
+    pub leaked_zones: u64,
     pub problems: Vec<String>,
     pub more_problems: u64,
 }
@@ -231,10 +236,9 @@ impl Bucket {
             Err(BucketError::Gone(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let pieces = (0..self.0.protection.shards()).map(|shard| Piece { shard, row: 0, rows: view.rows });
-        let reads: Vec<_> = pieces.map(|piece| self.0.stripes.read_piece(&view, piece)).collect();
         let mut shards = Vec::new();
-        for (shard, answer) in join_all(reads).await.into_iter().enumerate() {
+        let (mut unreachable, mut absent) = (0, 0);
+        for (shard, answer) in self.0.stripes.read_all(&view).await.into_iter().enumerate() {
             match answer {
                 Ok(data) => {
                     checked.blocks += u64::from(view.rows);
@@ -242,8 +246,15 @@ impl Bucket {
                 }
                 Err(PieceError::Gone) => return Ok(()),
                 Err(PieceError::Wrong(why)) => checked.problem(format!("{} shard {shard}: {why}", view.id)),
-                Err(PieceError::Unreachable(_)) => checked.unreachable_shards += 1,
+                Err(PieceError::Unreachable(_)) => unreachable += 1,
+                Err(PieceError::Absent) => absent += 1,
             }
+        }
+        checked.unreachable_shards += unreachable;
+        checked.absent_shards += absent;
+        checked.exposed_most = checked.exposed_most.max(unreachable + absent);
+        if absent > u64::from(self.0.protection.parity) {
+            checked.problem(format!("{} was written without {absent} of its shards", view.id));
         }
         if shards.len() == self.0.protection.shards() && !self.0.stripes.parity_fits(&shards) {
             checked.problem(format!("the parity of {} doesn't fit its data", view.id));
@@ -255,7 +266,7 @@ impl Bucket {
     async fn check_zones(&self, checked: &mut Checked) {
         let mut owners: BTreeMap<DriveId, BTreeMap<_, _>> = BTreeMap::new();
         for set in self.0.stripes.zones.borrow().sets() {
-            for member in &set.members {
+            for member in set.zones() {
                 let zones = owners.entry(member.drive).or_default();
                 if let Some((other, _)) = zones.insert(member.zone, (set.id, member.generation)) {
                     let (drive, zone, id) = (member.drive, member.zone, set.id);
@@ -263,13 +274,21 @@ impl Bucket {
                 }
             }
         }
-        for (drive, zones) in owners {
+        for drive in self.0.stripes.drives.all_there() {
+            owners.entry(drive).or_default();
+        }
+        for (drive, zones) in owners.into_iter().filter(|(drive, _)| self.0.stripes.drives.is_there(*drive)) {
             let answer = self.0.stripes.calls.call(drive, DriveOp::ListZones, Bytes::new()).await;
             let Ok((DriveReply::Zones(found), _)) = answer else { continue };
+            let unnamed = self.0.stripes.unnamed.borrow();
+            let leaked = |zone: &&ZoneInfo| !zones.contains_key(&zone.zone) && !unnamed.contains(&zone.zone_set);
+            checked.leaked_zones += found.iter().filter(leaked).count() as u64;
             let found: BTreeMap<_, _> = found.into_iter().map(|zone| (zone.zone, zone.generation)).collect();
             for (zone, (set, generation)) in zones {
-                // Unless it was freed meanwhile.
-                let current = self.0.stripes.zones.borrow().set(set).is_some();
+                // Unless it was freed or moved meanwhile.
+                let named = Member { drive, zone, generation };
+                let current =
+                    self.0.stripes.zones.borrow().set(set).is_some_and(|set| set.zones().any(|m| *m == named));
                 if current && found.get(&zone) != Some(&generation) {
                     checked.problem(format!("{drive} doesn't hold {zone} of {set} for the bucket"));
                 }

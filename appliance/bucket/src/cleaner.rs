@@ -13,7 +13,7 @@ use crate::key::Object;
 use crate::lock::Mode;
 use crate::planner::Step;
 use crate::stripes::{Purse, concat};
-use crate::zones::Kind;
+use crate::zone_set::Kind;
 use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
@@ -123,7 +123,7 @@ impl Bucket {
         Ok(())
     }
 
-    fn lose(&self, id: StripeId) {
+    pub(crate) fn lose(&self, id: StripeId) {
         tracing::error!(bucket = %self.0.id, stripe = %id, "more of a stripe is lost than the protection survives");
         self.0.stripes.damaged.borrow_mut().remove(&id);
         self.0.stripes.lost.borrow_mut().insert(id);

@@ -10,7 +10,7 @@ use crate::key::{self, Object};
 use crate::lock::Mode;
 use crate::stripe::{Owner, Staged, StripeRecord};
 use crate::stripes::Purse;
-use crate::zones::{Kind, StripeEntry, ZoneSet};
+use crate::zone_set::{Kind, StripeEntry, ZoneSet};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,6 +27,7 @@ impl Bucket {
     /// Writes blocks as a full stripe, durably on all members. [`Batch::place`] makes them real; a stripe that is
     /// dropped unplaced is nobody's.
     pub async fn stage(&self, data: Bytes) -> Result<Staged, BucketError> {
+        add(&self.0.counters.asked, 1);
         let blocks = (data.len() / BLOCK_BYTES) as u64;
         let mut waits = 0;
         loop {
@@ -96,6 +97,7 @@ impl Bucket {
     /// Appends one record with everything in the batch and applies it to memory, all or nothing. Callers hold the locks
     /// that make the batch right; extents are locked here. The answer's sequence is to be [`Bucket::settled`] before anyone hears.
     pub async fn commit(&self, batch: Batch) -> Result<Seq, BucketError> {
+        add(&self.0.counters.asked, 1);
         let mut journalled = 0;
         for change in &batch.data {
             match change {
@@ -228,7 +230,7 @@ impl Bucket {
         }
         drop(held);
         add(&self.0.counters.commits, 1);
-        if !self.is_idle() {
+        if self.has_work() {
             self.0.stripes.work.notify_one();
         }
         Ok(seq)
@@ -262,6 +264,7 @@ impl Bucket {
             match change {
                 ZoneSetChange::Open(set) => zones.add_set(set),
                 ZoneSetChange::Free(id) => zones.remove_set(id),
+                ZoneSetChange::Move { set, shard, member } => zones.set_member(set, shard, member),
             }
         }
         for (id, entry) in &record.stripes {

@@ -7,7 +7,7 @@ use crate::extents::{Worked, slab_lock, touched};
 use crate::held::Piece;
 use crate::lock::Mode;
 use crate::stripes::{Purse, concat};
-use crate::zones::Kind;
+use crate::zone_set::Kind;
 use std::rc::Rc;
 use weft_wire::Seq;
 

@@ -1,15 +1,14 @@
-//! What a bucket knows of the drives that hold its shards: what the map says, and who was silent lately.
+//! What a bucket knows of the drives that hold its shards: what the map says, who was silent lately, who is slow.
 
-use std::cell::RefCell;
+use crate::pace::Paces;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use weft_reactor::sync::Notify;
 use weft_reactor::{Handle, Instant};
 use weft_wire::DriveId;
 use weft_wire::map::State;
-
-/// For how long a drive that did not answer a read is left alone by reads that can do without it.
-const SILENT: Duration = Duration::from_secs(2);
 
 /// The state of each drive of the cluster: the worse of its own and its node's. A drive that isn't listed is gone.
 pub type DriveStates = Rc<BTreeMap<DriveId, State>>;
@@ -22,11 +21,23 @@ pub struct Drives {
     states: RefCell<DriveStates>,
     /// Drives that did not answer a read lately, and until when they are left alone.
     silent: RefCell<BTreeMap<DriveId, Instant>>,
+    pub paces: Paces,
+    /// Counts the maps that changed anything here.
+    version: Cell<u64>,
+    changed: Notify,
 }
 
 impl Drives {
     pub fn new(handle: Handle, members: Vec<DriveId>, states: DriveStates) -> Self {
-        Self { handle, members: RefCell::new(members), states: RefCell::new(states), silent: RefCell::default() }
+        Self {
+            handle,
+            members: RefCell::new(members),
+            states: RefCell::new(states),
+            silent: RefCell::default(),
+            paces: Paces::default(),
+            version: Cell::new(0),
+            changed: Notify::new(),
+        }
     }
 
     /// A newer map. The drives that are back; `None`: nothing changed.
@@ -35,11 +46,14 @@ impl Drives {
         if before == states && *self.members.borrow() == members {
             return None;
         }
-        let was_up = |drive: &DriveId| before.get(drive).is_some_and(|state| answers(*state));
+        let was_there = |drive: &DriveId| before.get(drive).is_some_and(|state| answers(*state));
         let back: Vec<DriveId> =
-            states.iter().filter(|(id, state)| answers(**state) && !was_up(id)).map(|(id, _)| *id).collect();
-        self.silent.borrow_mut().retain(|id, _| !back.contains(id));
+            states.iter().filter(|(id, state)| answers(**state) && !was_there(id)).map(|(id, _)| *id).collect();
+        self.silent.borrow_mut().retain(|id, _| states.contains_key(id) && !back.contains(id));
+        self.paces.retain(|id| states.contains_key(&id));
         *self.members.borrow_mut() = members;
+        self.version.set(self.version.get() + 1);
+        self.changed.notify_all();
         Some(back)
     }
 
@@ -54,6 +68,15 @@ impl Drives {
     /// Whether the map expects an answer of the drive.
     pub fn is_there(&self, drive: DriveId) -> bool {
         answers(self.state(drive))
+    }
+
+    pub fn is_known(&self, drive: DriveId) -> bool {
+        self.states.borrow().contains_key(&drive)
+    }
+
+    /// All drives of the cluster that the map expects answers of.
+    pub fn all_there(&self) -> Vec<DriveId> {
+        self.states.borrow().iter().filter(|(_, state)| answers(**state)).map(|(id, _)| *id).collect()
     }
 
     /// Whether reads do better without the drive now.
@@ -72,9 +95,31 @@ impl Drives {
         }
     }
 
-    /// The drive did not answer a read.
-    pub fn was_silent(&self, drive: DriveId) {
-        self.silent.borrow_mut().insert(drive, self.handle.now() + SILENT);
+    /// The drive did not answer a read in time: others are read for so long.
+    pub fn leave_alone(&self, drive: DriveId, time: Duration) {
+        let until = self.handle.now() + time;
+        let mut silent = self.silent.borrow_mut();
+        let stands = silent.entry(drive).or_insert(until);
+        *stands = (*stands).max(until);
+    }
+
+    /// Counts the maps that changed anything.
+    pub fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Waits for a map that changes something after `version`.
+    pub async fn changed_since(&self, version: u64) {
+        while self.version.get() == version {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Waits until the map says that the drive isn't there.
+    pub async fn left(&self, drive: DriveId) {
+        while self.is_there(drive) {
+            self.changed.notified().await;
+        }
     }
 }
 

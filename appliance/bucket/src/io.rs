@@ -26,6 +26,8 @@ pub struct DriveCalls {
 pub enum DriveCallError {
     #[error("{0} is not in the map")]
     Unknown(DriveId),
+    #[error("{0} is away")]
+    Away(DriveId),
     #[error("{0} can't be reached: {1}")]
     Unreachable(DriveId, CallError),
     #[error("{0}: {1}")]

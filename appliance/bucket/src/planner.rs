@@ -9,6 +9,7 @@ use crate::batch::ZoneSetChange;
 use crate::bucket::{Bucket, add};
 use crate::extents::Worked;
 use crate::stripes::Purse;
+use std::time::Duration;
 use weft_reactor::Instant;
 
 /// What the planner found to do, the most urgent first.
@@ -18,14 +19,24 @@ pub(crate) enum Step {
     Checkpoint,
     Destage,
     Repair,
+    /// Shards of a zone set get a place on a member that is there.
+    Rebuild,
     Merge,
     Clean,
     /// Tell drives that were away which zones are free.
     FreeAgain,
 }
 
-const STEPS: [Step; 7] =
-    [Step::Free, Step::Checkpoint, Step::Destage, Step::Repair, Step::Merge, Step::Clean, Step::FreeAgain];
+const STEPS: [Step; 8] = [
+    Step::Free,
+    Step::Checkpoint,
+    Step::Destage,
+    Step::Repair,
+    Step::Rebuild,
+    Step::Merge,
+    Step::Clean,
+    Step::FreeAgain,
+];
 
 /// When each kind of step may be tried again after it failed.
 #[derive(Debug, Default)]
@@ -53,9 +64,10 @@ impl Bucket {
                         || held.resident_bytes() * 2 > tunables.held_bytes_max)
             }
             Step::Repair => !tight() && !self.0.stripes.damaged.borrow().is_empty(),
+            Step::Rebuild => !tight() && self.wants_rebuild(),
             Step::Merge => self.wants_merge(),
             Step::Clean => !tight() && self.set_to_clean().is_some(),
-            Step::FreeAgain => self.0.stripes.unfreed_len() > 0,
+            Step::FreeAgain => self.0.stripes.can_free_again(),
         }
     }
 
@@ -73,9 +85,19 @@ impl Bucket {
         STEPS.into_iter().find(|step| ready(step) && self.wants(*step))
     }
 
-    /// Nothing to do, paused steps included: waiting for the planner would be in vain.
+    /// Nothing to do that could make room, paused steps included: waiting for the planner would be in vain.
     pub(crate) fn is_idle(&self) -> bool {
-        !STEPS.into_iter().any(|step| self.wants(step))
+        !STEPS.into_iter().any(|step| step != Step::Rebuild && self.wants(step))
+    }
+
+    /// Whether the planner has anything to do, paused steps included.
+    pub(crate) fn has_work(&self) -> bool {
+        STEPS.into_iter().any(|step| self.wants(step))
+    }
+
+    /// Whether others wait while a rebuild goes on.
+    pub(crate) fn has_work_below_rebuild(&self) -> bool {
+        self.wants(Step::Merge) || self.wants(Step::Clean)
     }
 
     /// When a paused step may be tried again.
@@ -90,13 +112,16 @@ impl Bucket {
             Step::Checkpoint => self.checkpoint().await,
             Step::Destage => self.destage_once().await.map(drop),
             Step::Repair => self.repair_damaged().await,
+            Step::Rebuild => self.rebuild_once().await,
             Step::Merge => self.merge_once().await,
             Step::Clean => self.clean_once().await,
-            Step::FreeAgain => {
-                self.0.stripes.free_again().await;
-                let left = self.0.stripes.unfreed_len();
-                if left > 0 { Err(BucketError::NotReady(format!("{left} zones are not freed yet"))) } else { Ok(()) }
-            }
+            Step::FreeAgain => match self.0.stripes.free_again().await {
+                true => Ok(()),
+                false => {
+                    let left = self.0.stripes.unfreed_len();
+                    Err(BucketError::NotReady(format!("{left} zones are not freed yet")))
+                }
+            },
         }
     }
 
@@ -144,6 +169,7 @@ impl Bucket {
                 continue;
             };
             self.0.step.set(Some(step));
+            let begun = self.0.handle.now();
             let done = self.take(step).await;
             self.0.step.set(None);
             match done {
@@ -151,6 +177,12 @@ impl Bucket {
                     self.0.pauses.borrow_mut().0[step as usize] = None;
                     if self.0.pauses.borrow().0.iter().all(Option::is_none) {
                         *self.0.trouble.borrow_mut() = None;
+                    }
+                    if step == Step::Rebuild {
+                        let now = self.0.handle.now();
+                        let pause = self.rebuild_pause(now.since(begun));
+                        let until = (pause > Duration::ZERO).then(|| now + pause);
+                        self.0.pauses.borrow_mut().0[step as usize] = until;
                     }
                     self.0.progress.notify_all();
                 }
@@ -170,6 +202,7 @@ impl Bucket {
         }
         let unfinished = self.0.merging.borrow_mut().take();
         drop(unfinished);
+        *self.0.rebuilds.borrow_mut() = Default::default();
         self.0.progress.notify_all();
         self.stop_planning();
     }
@@ -194,12 +227,12 @@ impl Bucket {
                     break;
                 }
             }
-            members.extend(set.members);
+            members.extend(set.zones().copied());
             add(&self.0.counters.freed_sets, 1);
         }
         if let Some(seq) = last {
             self.settled(seq).await?;
-            self.0.stripes.free_members(&members).await;
+            self.0.stripes.free_members(members).await;
         }
         Ok(())
     }

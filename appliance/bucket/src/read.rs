@@ -1,7 +1,7 @@
 //! Reading blocks of files.
 
 use crate::BucketError;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, add};
 use crate::extent::{Extent, Location};
 use crate::key::Object;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ pub(crate) async fn read_blocks(
     object: Object,
     range: Range<u64>,
 ) -> Result<Vec<ReadExtent>, BucketError> {
+    add(&bucket.0.counters.asked, 1);
     let mut last = BucketError::NotReady("blocks move while they are read".into());
     for _ in 0..READ_TRIES_MAX {
         match read_once(bucket, object, &range).await {

@@ -1,31 +1,24 @@
 //! Opening a bucket: the journal's new epoch, the newest root, its manifest, then the records after it.
 
 use crate::BucketError;
-use crate::batch::BatchRecord;
+use crate::batch::{BatchRecord, ZoneSetChange};
 use crate::bucket::{Bucket, BucketParams, Inner};
 use crate::cache::Cache;
 use crate::checkpoint::{Manifest, RootBody};
 use crate::drives::Drives;
 use crate::extent::Location;
+use crate::freeing::free_unknown_zones;
 use crate::index::{Index, Run};
 use crate::io::DriveCalls;
 use crate::stripes::{SetLimits, Stripes, concat};
-use crate::zones::{Member, ZoneTable};
-use bytes::Bytes;
+use crate::zones::ZoneTable;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
-use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::rc::Rc;
 use weft_journal::{Log, LogParams};
 use weft_reactor::Handle;
 use weft_transport::rpc::Network;
-use weft_wire::drive::{DriveOp, DriveReply};
+use weft_wire::Seq;
 use weft_wire::limits::BLOCK_BYTES;
-use weft_wire::{DriveId, Seq};
-
-/// Pauses between questions to drives that did not answer what they hold.
-const UNKNOWN_PAUSE_MIN: Duration = Duration::from_secs(1);
-const UNKNOWN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Bucket {
     /// Begins the epoch and finds everything again. When it returns, the epoch start stands on P+1 and the bucket serves.
@@ -59,8 +52,17 @@ impl Bucket {
         let drives = Drives::new(handle.clone(), params.members, params.states);
         let limits = SetLimits { max: params.tunables.zone_sets_max, reserved: params.tunables.zone_sets_reserved };
         let stripes = Rc::new(Stripes::new(handle.clone(), calls, params.protection, params.epoch, drives, limits)?);
+        let mut records = Vec::with_capacity(recovered.records.len());
+        for record in &recovered.records {
+            let (batch, data) = BatchRecord::decode(&record.payload)
+                .ok_or_else(|| BucketError::Corrupt(format!("record {} of {}", record.header.seq, params.id)))?;
+            records.push((record.header.seq, batch, data));
+        }
         let (manifest, root) = match recovered.root {
-            Some((_, root)) => read_manifest(&stripes, &root.body).await?,
+            Some((_, root)) => {
+                let changes = records.iter().flat_map(|(_, batch, _)| &batch.zone_sets);
+                read_manifest(&stripes, &root.body, changes).await?
+            }
             None => (Manifest::default(), None),
         };
         let mut zones = ZoneTable::from_image(params.protection.data, manifest.zones);
@@ -104,12 +106,12 @@ impl Bucket {
             planner_done: Default::default(),
             step: Cell::new(None),
             pauses: RefCell::default(),
+            rebuilds: RefCell::default(),
+            asked_before: Cell::new(0),
             trouble: RefCell::new(None),
         }));
-        for record in recovered.records {
-            let (batch, data) = BatchRecord::decode(&record.payload)
-                .ok_or_else(|| BucketError::Corrupt(format!("record {} of {}", record.header.seq, params.id)))?;
-            bucket.apply(record.header.seq, batch, vec![data]);
+        for (seq, batch, data) in records {
+            bucket.apply(seq, batch, vec![data]);
         }
         bucket.find_live_held().await?;
         let weak = Rc::downgrade(&bucket.0);
@@ -145,67 +147,23 @@ impl Bucket {
         }
         Ok(())
     }
-
-    /// Frees zones of a drive that an earlier epoch opened and no record names. False: the drive doesn't answer.
-    async fn free_unknown_zones_of(&self, drive: DriveId) -> bool {
-        let answer = self.0.stripes.calls.call(drive, DriveOp::ListZones, Bytes::new()).await;
-        let Ok((DriveReply::Zones(found), _)) = answer else { return false };
-        let named: BTreeSet<_> = self
-            .0
-            .stripes
-            .zones
-            .borrow()
-            .sets()
-            .flat_map(|set| set.members.iter().map(|member| (member.drive, member.zone, member.generation)))
-            .collect();
-        let unknown: Vec<_> = found
-            .into_iter()
-            .filter(|zone| zone.epoch < self.0.epoch && !named.contains(&(drive, zone.zone, zone.generation)))
-            .map(|zone| Member { drive, zone: zone.zone, generation: zone.generation })
-            .collect();
-        if !unknown.is_empty() {
-            // A set that the planner just freed is missing here before the record that says so stands: another leader
-            // could still need it.
-            if self.settled(self.0.log.last()).await.is_err() {
-                return false;
-            }
-            tracing::debug!(bucket = %self.0.id, %drive, zones = unknown.len(), "freeing zones that no record names");
-            self.0.stripes.free_members(&unknown).await;
-        }
-        true
-    }
 }
 
-/// Asks each drive for zones that nobody names, until all have answered. Only now that the epoch start stands.
-async fn free_unknown_zones(bucket: Weak<Inner>) {
-    let mut pause = UNKNOWN_PAUSE_MIN;
-    let mut drives: BTreeSet<DriveId> = BTreeSet::new();
-    if let Some(bucket) = bucket.upgrade().map(Bucket) {
-        drives.extend(bucket.0.stripes.drives.members());
-        let zones = bucket.0.stripes.zones.borrow();
-        drives.extend(zones.sets().flat_map(|set| set.members.iter().map(|member| member.drive)));
-    }
-    while !drives.is_empty() {
-        for drive in drives.clone() {
-            let Some(bucket) = bucket.upgrade().map(Bucket).filter(|bucket| bucket.failed().is_none()) else { return };
-            if bucket.free_unknown_zones_of(drive).await {
-                drives.remove(&drive);
-            }
-        }
-        if drives.is_empty() {
-            return;
-        }
-        let Some(handle) = bucket.upgrade().map(|bucket| bucket.handle.clone()) else { return };
-        handle.sleep(pause).await;
-        pause = (pause * 2).min(UNKNOWN_PAUSE_MAX);
-    }
-}
-
-async fn read_manifest(stripes: &Stripes, body: &[u8]) -> Result<(Manifest, Option<RootBody>), BucketError> {
+/// Reads the manifest from where its shards are by now: after the root some may have moved.
+async fn read_manifest(
+    stripes: &Stripes,
+    body: &[u8],
+    changes: impl Iterator<Item = &ZoneSetChange>,
+) -> Result<(Manifest, Option<RootBody>), BucketError> {
     let root: RootBody =
         weft_wire::decode(body).map_err(|_| BucketError::Corrupt("the body of a root record".into()))?;
     for (_, set) in &root.stripes {
         stripes.zones.borrow_mut().add_set(set.clone());
+    }
+    for change in changes {
+        if let ZoneSetChange::Move { set, shard, member } = change {
+            stripes.zones.borrow_mut().set_member(*set, *shard, *member);
+        }
     }
     let mut parts = Vec::with_capacity(root.stripes.len());
     for (stripe, _) in &root.stripes {

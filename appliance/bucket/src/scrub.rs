@@ -4,10 +4,9 @@
 use crate::BucketError;
 use crate::bucket::{Bucket, add};
 use crate::run::IndexStripe;
-use crate::stripe::{Piece, StripeView};
-use crate::stripes::PieceError;
-use crate::zones::Kind;
-use weft_reactor::join_all;
+use crate::shards::PieceError;
+use crate::stripe::StripeView;
+use crate::zone_set::Kind;
 use weft_wire::StripeId;
 
 /// What a pass over all stripes found.
@@ -71,17 +70,14 @@ impl Bucket {
             Err(BucketError::Gone(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let shards = self.0.protection.shards();
-        let pieces = (0..shards).map(|shard| Piece { shard, row: 0, rows: view.rows });
-        let reads: Vec<_> = pieces.map(|piece| self.0.stripes.read_piece(&view, piece)).collect();
         let mut damaged = false;
         let mut blocks = 0;
-        for answer in join_all(reads).await {
+        for answer in self.0.stripes.read_all(&view).await {
             match answer {
                 Ok(_) => blocks += u64::from(view.rows),
                 Err(PieceError::Gone) => return Ok(()),
                 Err(PieceError::Wrong(_)) => damaged = true,
-                Err(PieceError::Unreachable(_)) => found.unreachable_shards += 1,
+                Err(PieceError::Unreachable(_) | PieceError::Absent) => found.unreachable_shards += 1,
             }
         }
         found.stripes += 1;

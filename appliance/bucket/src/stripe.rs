@@ -1,7 +1,8 @@
 //! A stripe: D+P shards of r blocks each, written once. How its blocks are laid out, checked and made again.
 
 use crate::key::Object;
-use crate::zones::{Kind, Place, ZoneSet, ZoneTable};
+use crate::zone_set::{Kind, Member, Place, ZoneSet};
+use crate::zones::ZoneTable;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -86,8 +87,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut zones = self.zones.borrow_mut();
-        zones.settle(self.place);
-        if zones.has_freeable() {
+        if zones.settle(self.place) || zones.has_freeable() {
             self.work.notify_one();
         }
     }
@@ -192,7 +192,7 @@ pub struct StripeView {
 impl StripeView {
     /// What it takes of the memory budget, about.
     pub fn bytes(&self) -> usize {
-        128 + self.checksums.len() * 4 + self.set.members.len() * size_of::<crate::zones::Member>()
+        128 + self.checksums.len() * 4 + self.set.members.len() * size_of::<Option<Member>>()
     }
 
     /// Whether `data` is what was written to these rows of a shard.

@@ -26,6 +26,10 @@ pub struct Tunables {
     pub clean_share_max: u32,
     /// Blocks of one record of a small write.
     pub inline_blocks_max: u32,
+    /// While clients or other work of the planner want the drives too, rebuilding takes this share (of 256) of the time.
+    pub rebuild_share: u32,
+    /// Parts of a zone set, up to 512 KiB of each drive, that are rebuilt at once.
+    pub rebuild_chunks_max: usize,
     /// The planner looks at least this often when there may be work.
     pub planner_pause: Duration,
 }
@@ -44,6 +48,8 @@ impl Default for Tunables {
             fill_share_max: 235,
             clean_share_max: 240,
             inline_blocks_max: 64,
+            rebuild_share: 128,
+            rebuild_chunks_max: 4,
             planner_pause: Duration::from_secs(1),
         }
     }

@@ -3,52 +3,10 @@
 //! The table is in memory whole: 40 bytes a stripe. It is part of each checkpoint's manifest; between checkpoints the
 //! journal's records carry absolute values, so that replaying them is idempotent.
 
+use crate::zone_set::{Kind, Member, Place, StripeEntry, ZoneSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::{DriveId, Epoch, Generation, StripeId, ZoneIndex, ZoneSetId};
-
-/// One zone of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    pub drive: DriveId,
-    pub zone: ZoneIndex,
-    pub generation: Generation,
-}
-
-/// One zone on each member at the time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ZoneSet {
-    pub id: ZoneSetId,
-    /// Shard i of each stripe is in `members[i]`.
-    pub members: Vec<Member>,
-    /// Blocks of the smallest of them.
-    pub rows: u32,
-    /// The leader's epoch that opened it; only that one appends.
-    pub epoch: Epoch,
-}
-
-/// What a stripe is for. Each kind is appended to zone sets of its own, since they die at different times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Kind {
-    /// File data as it was written.
-    Data,
-    /// File data that a cleaner moved: likely to live long.
-    Moved,
-    /// Runs and manifests.
-    Index,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StripeEntry {
-    pub zone_set: ZoneSetId,
-    /// First block of each shard in its zone.
-    pub row: u32,
-    /// Blocks of each shard.
-    pub rows: u32,
-    pub kind: Kind,
-    /// Data blocks that someone refers to.
-    pub live: u32,
-}
+use weft_wire::{StripeId, ZoneSetId};
 
 /// Where a set stands for the planner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,14 +62,8 @@ pub struct ZoneTable {
     index_blocks: u64,
     next_set: u64,
     next_stripe: u64,
-}
-
-/// Rows that were handed out, once and for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub stripe: StripeId,
-    pub zone_set: ZoneSetId,
-    pub row: u32,
+    /// Counts what may change which sets have a shard to be rebuilt.
+    revision: u64,
 }
 
 impl ZoneTable {
@@ -128,6 +80,7 @@ impl ZoneTable {
             index_blocks: 0,
             next_set: 0,
             next_stripe: 0,
+            revision: 0,
         }
     }
 
@@ -169,6 +122,7 @@ impl ZoneTable {
 
     fn insert_set(&mut self, set: ZoneSet, pending: u32) {
         let id = set.id;
+        self.revision += 1;
         self.next_set = self.next_set.max(id.0 + 1);
         self.sets.entry(id).or_insert(SetState {
             set,
@@ -195,7 +149,17 @@ impl ZoneTable {
         }
     }
 
+    /// A shard of a set that exists has a new place, or its first.
+    pub fn set_member(&mut self, id: ZoneSetId, shard: u8, member: Member) {
+        self.revision += 1;
+        let state = self.sets.get_mut(&id);
+        if let Some(place) = state.and_then(|state| state.set.members.get_mut(usize::from(shard))) {
+            *place = Some(member);
+        }
+    }
+
     pub fn remove_set(&mut self, id: ZoneSetId) {
+        self.revision += 1;
         if let Some(state) = self.sets.remove(&id) {
             self.unfile(id, state.filed);
         }
@@ -210,6 +174,7 @@ impl ZoneTable {
 
     /// Nothing is appended to the set any more.
     pub fn close(&mut self, id: ZoneSetId) {
+        self.revision += 1;
         if let Some(state) = self.sets.get_mut(&id) {
             state.next_row = None;
         }
@@ -259,12 +224,40 @@ impl ZoneTable {
         Some(Place { stripe, zone_set: id, row })
     }
 
-    /// The stripe that was allocated is committed, or given up.
-    pub fn settle(&mut self, place: Place) {
+    /// The stripe that was allocated is committed, or given up. True: its set is closed, and it was the last.
+    pub fn settle(&mut self, place: Place) -> bool {
+        let mut last = false;
         if let Some(state) = self.sets.get_mut(&place.zone_set) {
             state.pending = state.pending.saturating_sub(1);
+            last = state.next_row.is_none() && state.pending == 0;
+            self.revision += u64::from(last);
         }
         self.refile(place.zone_set);
+        last
+    }
+
+    /// Changes whenever a set came, went, was closed or has new members.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The sets that are appended to.
+    pub fn open_sets(&self) -> impl Iterator<Item = &ZoneSet> {
+        self.open.values().filter_map(|id| self.set(*id))
+    }
+
+    /// Sets that hold stripes and will never hold others: what is in them can only die.
+    pub fn settled_sets(&self) -> impl Iterator<Item = &ZoneSet> {
+        let settled = |state: &&SetState| {
+            state.next_row.is_none() && state.pending == 0 && !state.freeing && !state.stripes.is_empty()
+        };
+        self.sets.values().filter(settled).map(|state| &state.set)
+    }
+
+    /// The stripes of a set from one on, in the order of their rows; replaced ones that the root still names included.
+    pub fn stripes_of(&self, set: ZoneSetId, from: StripeId) -> impl Iterator<Item = (StripeId, StripeEntry)> {
+        let ids = self.sets.get(&set).into_iter().flat_map(move |state| state.stripes.range(from..));
+        ids.filter_map(|id| Some((*id, *self.stripes.get(id)?)))
     }
 
     pub fn add_stripe(&mut self, id: StripeId, entry: StripeEntry) {
@@ -381,6 +374,10 @@ impl ZoneTable {
         self.stripes.range(id..).next().map(|(id, entry)| (*id, *entry))
     }
 
+    pub fn stripes_len_of(&self, set: ZoneSetId) -> usize {
+        self.sets.get(&set).map_or(0, |state| state.stripes.len())
+    }
+
     pub fn stripes_len(&self) -> usize {
         self.stripes.len()
     }
@@ -485,6 +482,7 @@ impl ZoneTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_wire::Epoch;
 
     fn set(id: u64) -> ZoneSet {
         ZoneSet { id: ZoneSetId(id), members: vec![], rows: 100, epoch: Epoch(1) }

@@ -152,6 +152,11 @@ impl MemMedia {
         media.durable.insert(block, (number, content));
     }
 
+    /// Reads take so long from now on.
+    pub fn set_read_latency(&self, latency: Duration) {
+        self.0.borrow_mut().options.read_latency = latency;
+    }
+
     /// The block that contains this byte can't be read until it is written.
     pub fn fail_reads_at(&self, offset: u64) {
         self.0.borrow_mut().faults.read_errors.insert(offset / BLOCK);

@@ -1,7 +1,7 @@
-//! Random lives: operations against a model, with power loss, new leaders, a node that goes down and comes back, and
-//! damage in between, under limits so small that everything happens all the time.
+//! Random lives: operations against a model, with power loss, new leaders, nodes that go down, are replaced and come
+//! back with what they had, and damage in between, under limits so small that everything happens all the time.
 
-use crate::rig::{DRIVE_BYTES, NODES, PROTECTION, Rig};
+use crate::rig::{DRIVE_BYTES, ENSEMBLE, NODES, PROTECTION, Rig};
 use bytes::Bytes;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use weft_drive::mem::CrashKeeps;
 use weft_reactor::Task;
 use weft_reactor::testing::VirtualTime;
 use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::map::State;
 use weft_wire::{FsId, InodeId};
 
 const FILES: u64 = 3;
@@ -33,8 +34,10 @@ struct Life {
     bucket: Bucket,
     model: Model,
     words: u64,
-    /// A node that comes back by itself.
+    /// A node that comes back by itself, and the map never hears of it.
     down: Option<Task<()>>,
+    /// Nodes that the map calls away or failed.
+    lost: Vec<u16>,
     random: u64,
 }
 
@@ -63,6 +66,7 @@ impl Life {
             model: Model::default(),
             words: 1,
             down: None,
+            lost: Vec::new(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         }
     }
@@ -244,9 +248,60 @@ impl Life {
         }
     }
 
-    fn take_away(&mut self) {
-        // Not the leader's own.
+    /// Shards that the most exposed stripe lacks.
+    fn exposed(&self) -> u64 {
+        let counts = self.bucket.stats().stripes_by_missing;
+        let most = counts.iter().rposition(|count| *count > 0).unwrap_or(0) as u64;
+        most.max(self.lost.iter().filter(|lost| self.rig.is_member(**lost)).count() as u64)
+    }
+
+    /// A node that may go now, but not the leader's own: no stripe may lack more than P shards, and the journal needs
+    /// three of its four drives.
+    fn victim(&mut self) -> Option<u16> {
         let node = 1 + self.below(u64::from(NODES) - 1) as u16;
+        let journal = node < ENSEMBLE && self.lost.iter().any(|lost| *lost < ENSEMBLE);
+        let room = self.down.is_none() && self.exposed() < u64::from(PROTECTION.parity);
+        (room && !journal && !self.lost.contains(&node)).then_some(node)
+    }
+
+    /// A node dies, and the map says so; for good, or until it is found again. Others take its place if they can.
+    fn lose_node(&mut self) {
+        let Some(node) = self.victim() else { return };
+        self.rig.stop_node(node);
+        let failed = self.below(2) == 0;
+        self.rig.set_state(node, if failed { State::Failed } else { State::Away });
+        self.lost.push(node);
+        if failed && self.below(4) > 0 {
+            self.rig.replace(node);
+        }
+        self.rig.tell(&self.bucket);
+    }
+
+    /// It is there again, with whatever it had.
+    async fn find_node(&mut self) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let at = self.below(self.lost.len() as u64) as usize;
+        let node = self.lost.swap_remove(at);
+        self.rig.restart_node(node).await;
+        self.rig.set_state(node, State::Up);
+        self.rig.tell(&self.bucket);
+    }
+
+    /// Waits until all stripes have all their shards, if there are drives for them.
+    async fn find_all(&mut self) {
+        self.bring_back().await;
+        while !self.lost.is_empty() {
+            self.find_node().await;
+        }
+        while self.bucket.stats().stripes_by_missing[1..].iter().any(|count| *count > 0) {
+            self.rig.handle.sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn take_away(&mut self) {
+        let Some(node) = self.victim() else { return };
         let time = Duration::from_millis(self.below(20_000));
         let rig = Rc::clone(&self.rig);
         rig.stop_node(node);
@@ -333,13 +388,16 @@ impl Life {
     }
 
     async fn disturb(&mut self) {
-        match self.below(9) {
+        match self.below(14) {
+            9..=11 => self.lose_node(),
+            12 => self.find_node().await,
+            13 => self.find_all().await,
             0 => {
                 self.bring_back().await;
                 self.lose_power().await;
             }
             8 => {
-                self.bring_back().await;
+                self.find_all().await;
                 self.damage().await;
             }
             1 => {
@@ -390,6 +448,7 @@ fn add(sum: &mut Stats, stats: &Stats) {
     sum.reconstructions += stats.reconstructions;
     sum.destaged_blocks += stats.destaged_blocks;
     sum.repaired_stripes += stats.repaired_stripes;
+    sum.rebuilt_shards += stats.rebuilt_shards;
 }
 
 fn live(seed: u64, steps: u64) -> Stats {
@@ -410,8 +469,11 @@ fn live(seed: u64, steps: u64) -> Stats {
             };
             assert!(ended.is_ok(), "step {step} never ends: {:?}", bucket.stats());
         }
-        life.bring_back().await;
+        life.find_all().await;
         life.verify("at the end").await;
+        life.rig.handle.sleep(Duration::from_secs(5)).await;
+        let checked = life.bucket.check().await.expect("check");
+        assert_eq!((checked.exposed_most, checked.leaked_zones), (0, 0), "{checked:?} {:?}", life.bucket.stats());
         add(&mut stats, &life.bucket.stats());
         life.bucket.finish().await.expect("the last checkpoint");
         life.bucket = life.rig.open().await;
@@ -433,7 +495,14 @@ fn random_lives_end_as_the_model_says() {
         let stats = live(seed, 500);
         add(&mut sum, &stats);
     }
-    let happened =
-        [sum.cleaned_sets, sum.merges, sum.checkpoints, sum.destaged_blocks, sum.repaired_stripes, sum.reconstructions];
+    let happened = [
+        sum.cleaned_sets,
+        sum.merges,
+        sum.checkpoints,
+        sum.destaged_blocks,
+        sum.repaired_stripes,
+        sum.reconstructions,
+        sum.rebuilt_shards,
+    ];
     assert!(alone || happened.iter().all(|count| *count > 0), "something never happened: {happened:?}");
 }

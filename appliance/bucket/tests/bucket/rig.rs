@@ -1,6 +1,7 @@
-//! Six drives in memory on six nodes of a network in memory, and a bucket that the first of them leads.
+//! Eight drives in memory on eight nodes of a network in memory, and a bucket that the first of them leads.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_bucket::{Bucket, BucketParams, Tunables};
@@ -13,7 +14,11 @@ use weft_wire::map::{Ensemble, Protection, State};
 use weft_wire::*;
 
 pub const CLUSTER: Uuid = Uuid(0xc1);
-pub const NODES: u16 = 6;
+pub const NODES: u16 = 8;
+/// The first of them are the bucket's members, the rest are spare.
+pub const SHARDS: u16 = 6;
+/// The first of them hold the journal.
+pub const ENSEMBLE: u16 = 4;
 pub const DRIVE_BYTES: u64 = 128 << 20;
 pub const PROTECTION: Protection = Protection { data: 4, parity: 2 };
 
@@ -25,6 +30,8 @@ pub struct Rig {
     epoch: Cell<u64>,
     starts: Cell<u64>,
     leader: RefCell<Option<Rc<dyn Network>>>,
+    members: RefCell<Vec<DriveId>>,
+    states: RefCell<BTreeMap<DriveId, State>>,
 }
 
 fn core(node: u16) -> CoreId {
@@ -63,6 +70,8 @@ impl Rig {
             epoch: Cell::new(0),
             starts: Cell::new(0),
             leader: RefCell::new(None),
+            members: RefCell::new((0..u32::from(SHARDS)).map(DriveId).collect()),
+            states: RefCell::new((0..u32::from(NODES)).map(|drive| (DriveId(drive), State::Up)).collect()),
         };
         rig.start_nodes().await;
         rig
@@ -91,16 +100,16 @@ impl Rig {
         }
     }
 
-    /// Power fails everywhere. What was not durable is gone.
+    /// Power fails everywhere. What was not durable is gone; what the map gave up stays dark.
     pub async fn crash(&self, keeps: CrashKeeps) {
         for node in 0..NODES {
             self.network.crash(core(node));
         }
         self.media.iter().for_each(|media| media.crash(keeps));
-        for node in 0..NODES {
+        for node in (0..NODES).filter(|node| self.state(*node) == State::Up) {
             self.network.restart(core(node));
+            self.start_node(node).await;
         }
-        self.start_nodes().await;
     }
 
     /// A node's process dies; what its drive got stays.
@@ -108,10 +117,49 @@ impl Rig {
         self.network.crash(core(node));
     }
 
+    /// Nothing reaches the node any more, and nobody is told.
+    pub fn fall_silent(&self, node: u16) {
+        self.network.cut(core(0), core(node));
+        self.network.cut(core(node), core(0));
+    }
+
     /// The node is there again, and its drive with it.
     pub async fn restart_node(&self, node: u16) {
+        self.network.mend(core(0), core(node));
+        self.network.mend(core(node), core(0));
+        self.network.crash(core(node));
         self.network.restart(core(node));
         self.start_node(node).await;
+    }
+
+    /// The map says something else of a drive; a bucket is told with [`Rig::tell`].
+    pub fn set_state(&self, drive: u16, state: State) {
+        self.states.borrow_mut().insert(DriveId(u32::from(drive)), state);
+    }
+
+    pub fn state(&self, drive: u16) -> State {
+        self.states.borrow()[&DriveId(u32::from(drive))]
+    }
+
+    /// Another drive takes a member's place. False: there is none to take it.
+    pub fn replace(&self, drive: u16) -> bool {
+        let mut members = self.members.borrow_mut();
+        let (old, all) = (DriveId(u32::from(drive)), (0..NODES).map(|drive| DriveId(u32::from(drive))));
+        let spare = all.filter(|drive| !members.contains(drive)).find(|drive| self.states.borrow()[drive] == State::Up);
+        match (members.iter_mut().find(|member| **member == old), spare) {
+            (Some(member), Some(spare)) => *member = spare,
+            _ => return false,
+        }
+        true
+    }
+
+    pub fn is_member(&self, drive: u16) -> bool {
+        self.members.borrow().contains(&DriveId(u32::from(drive)))
+    }
+
+    /// The bucket hears of the newest map.
+    pub fn tell(&self, bucket: &Bucket) {
+        bucket.set_members(self.members.borrow().clone(), Rc::new(self.states.borrow().clone()));
     }
 
     /// The bucket, under a new epoch.
@@ -122,9 +170,9 @@ impl Rig {
             id: BucketId(0),
             epoch: Epoch(self.epoch.get()),
             protection: PROTECTION,
-            members: (0..u32::from(NODES)).map(DriveId).collect(),
-            states: Rc::new((0..u32::from(NODES)).map(|drive| (DriveId(drive), State::Up)).collect()),
-            ensembles: vec![Ensemble { since: Epoch(1), drives: (0..4).map(DriveId).collect() }],
+            members: self.members.borrow().clone(),
+            states: Rc::new(self.states.borrow().clone()),
+            ensembles: vec![Ensemble { since: Epoch(1), drives: (0..u32::from(ENSEMBLE)).map(DriveId).collect() }],
             zone_rows: 256,
             find: Rc::new(|drive| Some(core(drive.0 as u16))),
             journal: Default::default(),
