@@ -163,6 +163,21 @@ fn judge_filesystems(overview: &mut Overview) {
         overview.notes.push(format!("filesystem {} is {}", fs.name, fs.state));
     }
     let counters = &overview.counters;
+    if let [_, .., beyond] = counters.stripes_by_missing[..]
+        && beyond > 0
+    {
+        overview.problems.push(format!(
+            "{beyond} stripes lack more shards than the protection survives: what is in them can be read again when \
+             nodes or drives come back"
+        ));
+    }
+    if counters.lost_stripes > 0 {
+        let lost = counters.lost_stripes;
+        overview.problems.push(format!("{lost} stripes are damaged beyond repair. See `weft events`"));
+    }
+    for drive in &counters.slow_drives {
+        overview.notes.push(format!("{drive} answers much later than others do; reads go around it"));
+    }
     if counters.checksum_errors > 0 {
         overview.notes.push(format!(
             "{} blocks did not match their checksum; {} stripes were repaired. See `weft events`",

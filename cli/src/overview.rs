@@ -27,6 +27,8 @@ pub struct Overview {
     pub clients: usize,
     /// The sums over all buckets that were told of.
     pub counters: BucketStats,
+    /// About how long it takes until all is rebuilt that there is a place for, at the pace so far.
+    pub rebuild_seconds_left: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +107,7 @@ impl Overview {
         let nodes = gathered.nodes.iter().map(|answered| node(answered, &buckets)).collect();
         let managers = newest.map(|cluster| managers(cluster, &gathered.nodes));
         let counters = sum(&buckets);
+        let rebuild_seconds_left = rebuild_seconds_left(&buckets);
         let mut overview = Self {
             health: Health::Unknown,
             problems: Vec::new(),
@@ -123,6 +126,7 @@ impl Overview {
             filesystems: newest.map(|cluster| cluster.filesystems.clone()).unwrap_or_default(),
             clients: newest.map_or(0, |cluster| cluster.clients),
             counters,
+            rebuild_seconds_left,
         };
         crate::health::judge(&mut overview, gathered);
         overview
@@ -212,6 +216,13 @@ pub fn drives(nodes: &[Answered]) -> Vec<Drive> {
     statuses(nodes).flat_map(of_node).collect()
 }
 
+/// The time of the bucket that takes longest. `None`: nothing is left, or nothing is done yet to judge by.
+fn rebuild_seconds_left(buckets: &Buckets) -> Option<u64> {
+    let stats = buckets.told.iter().filter_map(|bucket| bucket.state.stats.as_ref());
+    let left = stats.filter(|stats| stats.rebuild_bytes_left > 0);
+    left.map(|stats| stats.rebuild_bytes_left.checked_div(stats.rebuild_bytes_per_second)).max().flatten()
+}
+
 fn sum(buckets: &Buckets) -> BucketStats {
     let mut sum = BucketStats::default();
     for stats in buckets.told.iter().filter_map(|bucket| bucket.state.stats.as_ref()) {
@@ -230,9 +241,21 @@ fn sum(buckets: &Buckets) -> BucketStats {
             (&mut sum.held_bytes, stats.held_bytes),
             (&mut sum.index_resident_bytes, stats.index_resident_bytes),
             (&mut sum.journal_bytes, stats.journal_bytes),
+            (&mut sum.rebuild_bytes_done, stats.rebuild_bytes_done),
+            (&mut sum.rebuild_bytes_left, stats.rebuild_bytes_left),
+            (&mut sum.rebuild_bytes_per_second, stats.rebuild_bytes_per_second),
+            (&mut sum.hedged_reads, stats.hedged_reads),
+            (&mut sum.lost_stripes, stats.lost_stripes),
         ];
         for (total, value) in pairs {
             *total = total.saturating_add(value);
+        }
+        sum.slow_drives.extend(&stats.slow_drives);
+        for (missing, stripes) in stats.stripes_by_missing.iter().enumerate() {
+            if sum.stripes_by_missing.len() <= missing {
+                sum.stripes_by_missing.resize(missing + 1, 0);
+            }
+            sum.stripes_by_missing[missing] = sum.stripes_by_missing[missing].saturating_add(*stripes);
         }
     }
     sum

@@ -41,6 +41,12 @@ pub fn status(node: u16) -> Status {
     }
 }
 
+/// The counters of each bucket.
+pub fn stats(gathered: &mut Gathered) -> impl Iterator<Item = &mut BucketStats> {
+    let statuses = gathered.nodes.iter_mut().filter_map(|node| node.status.as_mut().ok());
+    statuses.flat_map(|status| &mut status.buckets).filter_map(|bucket| bucket.stats.as_mut())
+}
+
 pub fn bucket(bucket: u32) -> BucketState {
     let stats = BucketStats { commits: 10, stripes: 3, ..BucketStats::default() };
     BucketState { bucket, epoch: 2, state: "serving".into(), serving: true, stats: Some(stats) }

@@ -76,6 +76,13 @@ fn head(overview: &Overview, text: &mut String) {
         line("clients", &overview.clients.to_string());
         let stripes = format!("{} stripes, {} of journal", counters.stripes, size::show(counters.journal_bytes));
         line("data", &stripes);
+        line("exposed", &exposed(&counters.stripes_by_missing));
+        if counters.rebuild_bytes_left > 0 {
+            let time =
+                overview.rebuild_seconds_left.map_or("no telling how long".into(), |left| format!("about {left} s"));
+            let (done, left) = (size::show(counters.rebuild_bytes_done), size::show(counters.rebuild_bytes_left));
+            line("rebuild", &format!("{done} done, {left} left, {time}"));
+        }
         line(
             "counters",
             &format!(
@@ -84,6 +91,19 @@ fn head(overview: &Overview, text: &mut String) {
             ),
         );
     }
+}
+
+/// How many stripes lack how many of their shards.
+fn exposed(stripes_by_missing: &[u64]) -> String {
+    let most = stripes_by_missing.len().saturating_sub(1);
+    let lacking = stripes_by_missing.iter().enumerate().skip(1).filter(|(_, stripes)| **stripes > 0);
+    let parts: Vec<String> = lacking
+        .map(|(missing, stripes)| match missing == most {
+            true => format!("{stripes} stripes lack {missing} or more shards"),
+            false => format!("{stripes} stripes lack {missing}"),
+        })
+        .collect();
+    if parts.is_empty() { "no stripe lacks a shard".into() } else { parts.join(", ") }
 }
 
 fn or_dash<T: ToString>(value: Option<T>) -> String {
@@ -148,6 +168,28 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
         }
+    }
+
+    #[test]
+    fn what_is_exposed_and_rebuilt_is_told() {
+        let mut gathered = sample::gathered(3);
+        assert!(text(&Overview::new(&gathered)).contains("exposed   no stripe lacks a shard\n"));
+        for stats in sample::stats(&mut gathered) {
+            stats.stripes_by_missing = vec![10, 5, 1, 0];
+            (stats.rebuild_bytes_done, stats.rebuild_bytes_left) = (1 << 20, 10 << 20);
+            stats.rebuild_bytes_per_second = 2 << 20;
+            stats.slow_drives.insert(weft_wire::DriveId(4));
+        }
+        let shown = text(&Overview::new(&gathered));
+        assert!(shown.contains("exposed   30 stripes lack 1, 6 stripes lack 2\n"), "{shown}");
+        assert!(shown.contains("rebuild   6 MiB done, 60 MiB left, about 5 s\n"), "{shown}");
+        assert!(shown.contains("note      drive4 answers much later than others do"), "{shown}");
+        for stats in sample::stats(&mut gathered) {
+            stats.stripes_by_missing = vec![10, 0, 0, 2];
+        }
+        let shown = text(&Overview::new(&gathered));
+        assert!(shown.contains("exposed   12 stripes lack 3 or more shards\n"), "{shown}");
+        assert!(shown.contains("health    UNHEALTHY\n          - 12 stripes lack more shards"), "{shown}");
     }
 
     #[test]

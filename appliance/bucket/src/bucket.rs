@@ -18,6 +18,7 @@ use crate::tunables::Tunables;
 use crate::{BucketError, read};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use weft_journal::Log;
@@ -153,7 +154,7 @@ pub struct Stats {
     pub rebuilt_bytes: u64,
     pub rebuilt_shards: u64,
     /// Drives that answer much later than the others.
-    pub slow_drives: u64,
+    pub slow_drives: BTreeSet<DriveId>,
     pub hedged_reads: u64,
     /// Waiting to be repaired.
     pub damaged_stripes: u64,
@@ -375,7 +376,7 @@ impl Bucket {
             rebuild: self.rebuild_progress(),
             rebuilt_bytes: counters.rebuilt_bytes.get(),
             rebuilt_shards: counters.rebuilt_shards.get(),
-            slow_drives: stripes.drives.paces.slow().len() as u64,
+            slow_drives: stripes.drives.paces.slow(),
             hedged_reads: stripes.stats.hedged_reads.get(),
             damaged_stripes: stripes.damaged.borrow().len() as u64,
             lost_stripes: stripes.lost.borrow().len() as u64,

@@ -510,6 +510,13 @@ fn bucket_stats(stats: weft_bucket::Stats) -> BucketStats {
         held_bytes: stats.held_bytes,
         index_resident_bytes: stats.index_resident_bytes,
         journal_bytes: stats.journal_bytes,
+        stripes_by_missing: stats.stripes_by_missing,
+        rebuild_bytes_done: stats.rebuild.bytes_done,
+        rebuild_bytes_left: stats.rebuild.bytes_left,
+        rebuild_bytes_per_second: stats.rebuild.bytes_per_second,
+        slow_drives: stats.slow_drives,
+        hedged_reads: stats.hedged_reads,
+        lost_stripes: stats.lost_stripes,
         trouble: stats.trouble,
     }
 }

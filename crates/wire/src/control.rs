@@ -4,6 +4,7 @@
 use crate::map::{Map, Protection};
 use crate::{DriveId, Incarnation, MapVersion, NodeId, Uuid};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// Longest line that either side takes.
@@ -177,5 +178,25 @@ pub struct BucketStats {
     pub held_bytes: u64,
     pub index_resident_bytes: u64,
     pub journal_bytes: u64,
+    /// Stripes by how many of their shards can't be read now: whole ones, those that lack one, and so on; the last number
+    /// is of those that lack more than the protection survives.
+    #[serde(default)]
+    pub stripes_by_missing: Vec<u64>,
+    /// Of what lacks shards or moves, since the last time that nothing did.
+    #[serde(default)]
+    pub rebuild_bytes_done: u64,
+    /// What there is a place for.
+    #[serde(default)]
+    pub rebuild_bytes_left: u64,
+    #[serde(default)]
+    pub rebuild_bytes_per_second: u64,
+    /// Drives that answer much later than others do.
+    #[serde(default)]
+    pub slow_drives: BTreeSet<DriveId>,
+    #[serde(default)]
+    pub hedged_reads: u64,
+    /// More is lost of them than the protection survives.
+    #[serde(default)]
+    pub lost_stripes: u64,
     pub trouble: Option<String>,
 }
