@@ -2,9 +2,9 @@
 
 use crate::form::{DriveTable, bucket_ids, check_nodes, drive, indices, node};
 use crate::movement::Placement;
-use crate::{NewNode, Refusal, ensembles, leaders};
+use crate::{NewNode, Refusal, failover, leaders};
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::map::{Bucket, Change, Delta, Ensemble, Map, State};
+use weft_wire::map::{Bucket, Change, Delta, Map, State};
 use weft_wire::{BucketId, CoreId, DomainId, DriveId, Epoch, Layout, MapVersion, NodeId};
 
 /// Adds a node with its drives, in `domain` or in one of its own, and gives it its share of shards and leaders.
@@ -86,7 +86,7 @@ pub fn set_leaders(map: &Map, leaders: &BTreeMap<BucketId, CoreId>) -> Result<De
 }
 
 /// The buckets that should change their leader so that all cores lead about the same number, and no more of them than that takes.
-/// A core whose node is failed or being drained gives up all of its buckets.
+/// A core whose node is away, failed or being drained gives up all of its buckets.
 pub fn balance_leaders(map: &Map) -> Vec<(BucketId, CoreId)> {
     let table = DriveTable::new(&map.nodes, &map.drives);
     if table.cores.is_empty() {
@@ -123,36 +123,43 @@ fn move_off(next: &mut Map) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Writes members into the map. A bucket that loses a drive of its newest ensemble gets a new ensemble, and with it a new epoch.
+/// Writes members into the map. A bucket that loses a drive of its newest ensemble gets a new ensemble, and with it a new
+/// epoch, if enough of its members live.
 fn set_members(next: &mut Map, table: &DriveTable, placement: &Placement<'_>) {
-    let mut load = vec![0u64; table.ids.len()];
-    for bucket in &next.buckets {
-        let newest = bucket.ensembles.iter().take(1).flat_map(|ensemble| &ensemble.drives);
-        newest.filter_map(|id| table.ids.binary_search(id).ok()).for_each(|drive| load[drive] += 1);
-    }
-    let size = next.protection.ensemble();
-    for (bucket, members) in next.buckets.iter_mut().zip(&placement.members) {
+    let mut load = failover::load(next);
+    for (index, members) in placement.members.iter().enumerate() {
         let ids: Vec<DriveId> = members.iter().map(|&drive| table.ids[drive]).collect();
-        if ids == bucket.members {
-            continue;
-        }
+        let Some(bucket) = next.buckets.get_mut(index).filter(|bucket| bucket.members != ids) else { continue };
         bucket.members = ids;
         bucket.layout = Layout(bucket.layout.0 + 1);
-        let newest = bucket.ensembles.first().map(|ensemble| ensemble.drives.clone()).unwrap_or_default();
-        let kept: Vec<usize> = newest
-            .iter()
-            .filter(|id| bucket.members.contains(id))
-            .filter_map(|id| table.ids.binary_search(id).ok())
-            .collect();
-        if kept.len() == newest.len() {
+        let newest = bucket.ensembles.first().map(|ensemble| ensemble.drives.as_slice()).unwrap_or_default();
+        if newest.iter().all(|drive| bucket.members.contains(drive)) {
             continue;
         }
-        let chosen = ensembles::one(members, kept, &load, &placement.quota, size);
-        chosen.iter().for_each(|&drive| load[drive] += 1);
-        bucket.epoch = Epoch(bucket.epoch.0 + 1);
-        let drives = chosen.iter().map(|&drive| table.ids[drive]).collect();
-        bucket.ensembles.insert(0, Ensemble { since: bucket.epoch, drives });
+        let bucket = bucket.clone();
+        if let Some(drives) = failover::choose(next, &bucket, &load) {
+            drives.iter().for_each(|drive| *load.entry(*drive).or_default() += 1);
+            next.buckets[index] = failover::with_ensemble(&bucket, drives);
+        }
     }
+}
+
+/// Moves the shards of drives that hold them and shouldn't, as far as there are domains for them; the rest stays.
+pub(crate) fn give_up(next: &mut Map) {
+    let table = DriveTable::new(&next.nodes, &next.drives);
+    let shards = next.protection.shards();
+    let Ok(quota) = table.quotas(next.buckets.len() as u64, next.protection) else { return };
+    let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
+    for bucket in 0..placement.members.len() {
+        let leaving: Vec<usize> =
+            placement.members[bucket].iter().copied().filter(|&drive| table.holders[drive].weight == 0).collect();
+        for old in leaving {
+            if let Some(new) = placement.successor(bucket, old) {
+                placement.replace(bucket, old, new);
+            }
+        }
+    }
+    set_members(next, &table, &placement);
 }
 
 fn lead(next: &mut Map, id: BucketId, leader: CoreId) {
@@ -165,7 +172,7 @@ fn lead(next: &mut Map, id: BucketId, leader: CoreId) {
 }
 
 /// `changes`, and every bucket in which the two maps differ.
-fn delta(map: &Map, next: &Map, mut changes: Vec<Change>) -> Delta {
+pub(crate) fn delta(map: &Map, next: &Map, mut changes: Vec<Change>) -> Delta {
     let changed = |id: &BucketId| bucket_at(map, *id) != bucket_at(next, *id);
     changes.extend(
         bucket_ids(map)

@@ -263,7 +263,7 @@ impl DriveTable {
             domains: domain_ids.len(),
             cores: nodes
                 .values()
-                .filter(|node| matches!(node.state, State::Up | State::Away))
+                .filter(|node| node.state == State::Up)
                 .flat_map(|node| (0..node.cores.len()).map(|core| CoreId { node: node.id, core: core as u8 }))
                 .collect(),
             core_of: Vec::new(),
@@ -385,6 +385,6 @@ pub(crate) fn indices(map: &Map, table: &DriveTable) -> Vec<Vec<usize>> {
 }
 
 /// All buckets' ids, in order.
-pub(crate) fn bucket_ids(map: &Map) -> impl Iterator<Item = BucketId> {
+pub(crate) fn bucket_ids(map: &Map) -> impl Iterator<Item = BucketId> + use<> {
     (0..map.buckets.len() as u32).map(BucketId)
 }

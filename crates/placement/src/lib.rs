@@ -4,11 +4,12 @@
 //! consensus carries the outcome, so two versions of this crate never have to agree.
 //!
 //! [`form`] makes the first map. [`add_node`], [`replace_drive`], [`drain`] and [`set_leaders`] make the changes of later ones
-//! and move no more shards than the new balance needs.
+//! and move no more shards than the new balance needs. [`node_states`] is what a node's death or return changes at once.
 #![forbid(unsafe_code)]
 
 mod change;
 mod ensembles;
+mod failover;
 mod form;
 mod leaders;
 mod members;
@@ -18,6 +19,7 @@ mod refusal;
 mod request;
 
 pub use change::{add_node, balance_leaders, drain, replace_drive, set_leaders};
+pub use failover::{better_ensemble, lives, node_states, urgent, with_ensemble};
 pub use form::{BUCKETS_PER_CORE_MIN, ZONES_PER_BUCKET_MIN, form};
 pub use refusal::Refusal;
 pub use request::{FormRequest, NewDrive, NewNode};

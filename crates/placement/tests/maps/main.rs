@@ -2,4 +2,5 @@
 
 mod change;
 mod common;
+mod failover;
 mod form;
