@@ -134,6 +134,27 @@ impl Consensus {
         self.draw_timeout();
     }
 
+    /// The leader's process is known to have ended: waits for it no longer, and believes those who stand for election.
+    /// Returns whether it was the leader.
+    pub fn forget_leader(&mut self, node: NodeId) -> bool {
+        if self.leader() != Some(node) || self.is_leader() {
+            return false;
+        }
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, raft::INVALID_ID);
+        self.draw_timeout();
+        true
+    }
+
+    /// Stands for election now, if there is no leader.
+    pub fn campaign(&mut self) {
+        if self.leader().is_none() {
+            // Fails where it must not stand: then another one does.
+            drop(self.raw.campaign());
+            self.draw_timeout();
+        }
+    }
+
     /// Takes a message from the manager on `from`. One that can't be from a sane peer of this cluster is dropped.
     pub fn step(&mut self, from: NodeId, bytes: &[u8]) {
         let Ok(message) = Message::parse_from_bytes(bytes) else {

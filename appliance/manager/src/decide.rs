@@ -1,7 +1,6 @@
 //! What a proposal does to the map: pure, and only the leader asks. The others get the outcome.
 
 use crate::tunables::{CLIENTS_MAX, DELTA_BYTES_MAX, FILESYSTEMS_MAX, HOST_BYTES_MAX, MAP_BYTES_MAX};
-use std::collections::BTreeMap;
 use weft_wire::hash::directory_position;
 use weft_wire::limits::NAME_BYTES_MAX;
 use weft_wire::manager::Proposal;
@@ -32,6 +31,15 @@ pub fn decide(map: &Map, proposal: &Proposal) -> Decision {
     let decision = match proposal {
         Proposal::NodeStarted { node, cores, control } => node_started(map, *node, cores, *control),
         Proposal::NewEpochs { node, incarnation, buckets } => new_epochs(map, *node, *incarnation, buckets),
+        Proposal::HandOver { node, incarnation, bucket, epoch, to } => {
+            led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| hand_over(map, *bucket, old, *to))
+        }
+        Proposal::NewEnsemble { node, incarnation, bucket, epoch } => {
+            led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| new_ensemble(map, *bucket, old))
+        }
+        Proposal::TailCopied { node, incarnation, bucket, epoch } => {
+            led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| tail_copied(map, *bucket, old))
+        }
         Proposal::CreateFilesystem { name, size_bytes } => create_filesystem(map, name, *size_bytes),
         Proposal::FilesystemReady { fs } => filesystem_ready(map, *fs),
         Proposal::DeleteFilesystem { name } => delete_filesystem(map, name),
@@ -69,17 +77,6 @@ fn too_large(map: &Map, delta: &Delta) -> Option<String> {
     (bytes > MAP_BYTES_MAX).then(|| format!("the map would take {bytes} bytes, more than the {MAP_BYTES_MAX} that a drive keeps; remove clients or filesystems"))
 }
 
-/// Nodes whose state is not what the leader heard of them.
-pub fn states(map: &Map, changed: &BTreeMap<NodeId, State>) -> Option<Delta> {
-    let changes: Vec<Change> = changed
-        .iter()
-        .filter_map(|(id, state)| map.nodes.get(id).map(|node| (node, *state)))
-        .filter(|(node, state)| node.state != *state)
-        .map(|(node, state)| Change::Node(Node { state, ..node.clone() }))
-        .collect();
-    (!changes.is_empty()).then(|| Delta { version: MapVersion(map.version.0 + 1), changes })
-}
-
 fn change(map: &Map, changes: Vec<Change>, outcome: Outcome) -> Decision {
     Decision::Change(Delta { version: MapVersion(map.version.0 + 1), changes }, outcome)
 }
@@ -115,7 +112,7 @@ fn node_started(map: &Map, id: NodeId, cores: &[std::net::SocketAddr], control: 
     }
     let incarnation = Incarnation(node.incarnation.0 + 1);
     let state = match node.state {
-        State::Away => State::Up,
+        State::Away | State::Failed => State::Up,
         state => state,
     };
     let started = Node { cores: cores.to_vec(), control, incarnation, state, ..node.clone() };
@@ -141,6 +138,46 @@ fn new_epochs(map: &Map, id: NodeId, incarnation: Incarnation, wanted: &[BucketI
     }
     let outcome = Outcome { incarnation, ..Outcome::default() };
     if changes.is_empty() { Decision::Nothing(outcome) } else { change(map, changes, outcome) }
+}
+
+/// The bucket, if this life of the node leads it in just this epoch: an epoch belongs to one incarnation.
+fn led(map: &Map, node: NodeId, incarnation: Incarnation, id: BucketId, epoch: Epoch) -> Result<&Bucket, String> {
+    let bucket = map.bucket(id).ok_or_else(|| format!("this cluster has no {id}"))?;
+    if bucket.leader.node != node || bucket.incarnation != incarnation || bucket.epoch != epoch {
+        return Err(format!("{id} is led by {} in {}, not by {node} in {epoch}", bucket.leader, bucket.epoch));
+    }
+    Ok(bucket)
+}
+
+fn hand_over(map: &Map, id: BucketId, bucket: &Bucket, to: CoreId) -> Decision {
+    let wanted = weft_placement::balance_leaders(map);
+    if !wanted.contains(&(id, to)) {
+        return refused(format!("{id} is as well where it is, at {}", bucket.leader));
+    }
+    match weft_placement::set_leaders(map, &[(id, to)].into()) {
+        Ok(delta) => Decision::Change(delta, Outcome::default()),
+        Err(refusal) => refused(refusal.to_string()),
+    }
+}
+
+fn new_ensemble(map: &Map, id: BucketId, bucket: &Bucket) -> Decision {
+    match weft_placement::better_ensemble(map, id) {
+        Some(drives) => {
+            let bucket = weft_placement::with_ensemble(bucket, drives);
+            change(map, vec![Change::Bucket(id, bucket)], Outcome::default())
+        }
+        None => Decision::Nothing(Outcome::default()),
+    }
+}
+
+/// The leader counts promises and copies of the newest ensemble alone, and every later leader is given a later epoch, by a
+/// map that comes after this change: nobody will ask the earlier drives again.
+fn tail_copied(map: &Map, id: BucketId, bucket: &Bucket) -> Decision {
+    if bucket.ensembles.len() < 2 {
+        return Decision::Nothing(Outcome::default());
+    }
+    let ensembles = bucket.ensembles.iter().take(1).cloned().collect();
+    change(map, vec![Change::Bucket(id, Bucket { ensembles, ..bucket.clone() })], Outcome::default())
 }
 
 fn next_epoch(id: BucketId, bucket: &Bucket, incarnation: Incarnation) -> Change {

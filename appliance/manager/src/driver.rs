@@ -7,11 +7,10 @@ use crate::decide::{self, Decision, Outcome};
 use crate::records::{MapRecord, node_of, voter};
 use crate::shared::{Input, Shared};
 use raft::StateRole;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use weft_reactor::Instant;
 use weft_reactor::sync::Completer;
-use weft_wire::MapVersion;
+use weft_wire::{MapVersion, NodeId};
 use weft_wire::manager::ManagerReply;
 use weft_wire::map::{Change, Delta, Map, State};
 
@@ -23,6 +22,12 @@ pub(crate) struct Driver {
     copies: Copies,
     in_flight: Option<InFlight>,
     led: bool,
+    /// The leader's business is due.
+    due: bool,
+    /// Up to here the map has been looked at for what can't wait.
+    looked_at: MapVersion,
+    /// The leader is known to have died so many ticks ago, and there is no other yet.
+    orphaned: Option<usize>,
 }
 
 /// The one change that waits to be committed.
@@ -35,7 +40,16 @@ struct InFlight {
 
 impl Driver {
     pub fn new(shared: Rc<Shared>, consensus: Consensus, copies: Copies) -> Self {
-        Self { shared, consensus, copies, in_flight: None, led: false }
+        Self {
+            shared,
+            consensus,
+            copies,
+            in_flight: None,
+            led: false,
+            due: false,
+            looked_at: MapVersion(0),
+            orphaned: None,
+        }
     }
 
     /// Runs until the last copy of the consensus' state is lost.
@@ -54,10 +68,15 @@ impl Driver {
             if now >= next_tick {
                 next_tick = now + self.shared.tunables.tick;
                 self.consensus.tick();
-                self.tend();
+                self.stand_in();
+                self.due = true;
             }
             if let Err(lost) = self.work().await {
                 return self.give_up(lost);
+            }
+            self.due |= self.shared.tend_now.take() || self.consensus.is_leader() != self.led;
+            if self.due {
+                self.due = !self.tend();
             }
             self.decide();
             if let Err(lost) = self.work().await {
@@ -72,7 +91,8 @@ impl Driver {
 
     fn has_more(&self) -> bool {
         let can_decide = self.in_flight.is_none() && self.consensus.is_settled();
-        !self.shared.inbox.borrow().is_empty() || (can_decide && !self.shared.proposals.borrow().is_empty())
+        let wanted = self.due || self.shared.tend_now.get() || !self.shared.proposals.borrow().is_empty();
+        !self.shared.inbox.borrow().is_empty() || (can_decide && wanted)
     }
 
     fn take(&mut self, input: Input) {
@@ -80,6 +100,12 @@ impl Driver {
             Input::Message(from, bytes) => self.consensus.step(from, &bytes),
             Input::Unreachable(voter) => self.consensus.report_unreachable(voter),
             Input::Snapshot { voter, arrived } => self.consensus.report_snapshot(voter, arrived),
+            Input::Died(node) => {
+                if self.consensus.forget_leader(node) {
+                    self.orphaned = Some(0);
+                    self.stand_in();
+                }
+            }
             Input::Rejoin(node, answer) => {
                 let is_manager = self.shared.map().is_some_and(|map| map.managers.contains(&node));
                 if !is_manager {
@@ -99,6 +125,27 @@ impl Driver {
                     Err(_) => answer.complete(ManagerReply::NoQuorum),
                 }
             }
+        }
+    }
+
+    /// When the leader is known to be dead nobody waits for the election's time-out: the first of the managers that are left
+    /// stands at once, each later one a tick after the one before it.
+    fn stand_in(&mut self) {
+        let (Some(ticks), None) = (self.orphaned, self.consensus.leader()) else {
+            self.orphaned = None;
+            return;
+        };
+        let Some(map) = self.consensus.map() else { return };
+        let health = self.shared.health.borrow();
+        let lives = |id: &&NodeId| {
+            map.nodes.get(id).is_some_and(|node| node.state == State::Up && !health.is_dead(node.id, node.incarnation))
+        };
+        let left: Vec<NodeId> = map.managers.iter().filter(lives).copied().collect();
+        let rank = left.iter().position(|id| Some(*id) == self.shared.node.get());
+        drop(health);
+        self.orphaned = (ticks < 2 * left.len()).then_some(ticks + 1);
+        if rank.is_some_and(|rank| ticks % left.len() == rank) {
+            self.consensus.campaign();
         }
     }
 
@@ -127,12 +174,12 @@ impl Driver {
     /// A node that was just admitted has shown that it lives.
     fn hear_admitted(&self, deltas: &[Delta]) {
         let now = self.shared.handle.now();
-        let mut heard = self.shared.heard.borrow_mut();
+        let mut health = self.shared.health.borrow_mut();
         for change in deltas.iter().flat_map(|delta| &delta.changes) {
             if let Change::Node(node) = change
                 && node.state == State::Up
             {
-                heard.insert(node.id, now);
+                health.hear(node.id, now, &self.shared.tunables);
             }
         }
     }
@@ -221,47 +268,55 @@ impl Driver {
         }
     }
 
-    /// The leader's own business, once a tick: who is silent, who forgot its vote.
-    fn tend(&mut self) {
+    /// The leader's own business: who lives, who leads instead of the dead, who forgot its vote. Returns whether it is done.
+    fn tend(&mut self) -> bool {
         let now = self.shared.handle.now();
         let leads = self.consensus.is_leader();
-        if leads && !self.led {
-            // Nobody could reach this leader before it was one.
-            let nodes =
-                self.consensus.map().map(|map| map.nodes.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
-            self.shared.heard.replace(nodes.into_iter().map(|node| (node, now)).collect());
+        let (Some(map), true) = (self.consensus.map().cloned(), leads) else {
+            self.led = leads;
+            return true;
+        };
+        if !self.led {
+            self.shared.health.borrow_mut().begin(&map, now, self.shared.started, &self.shared.tunables);
+            self.led = true;
         }
-        self.led = leads;
-        let (true, None, true) = (leads, &self.in_flight, self.consensus.is_settled()) else { return };
         if let (Some(node), Some(incarnation)) = (self.shared.node.get(), self.shared.incarnation.get()) {
             self.shared.hear(node, incarnation);
         }
-        let Some(map) = self.consensus.map().cloned() else { return };
-        if let Some(delta) = decide::states(&map, &self.states(&map, now)) {
-            if let Ok(at) = self.consensus.propose(&delta) {
-                let until = now + self.shared.tunables.commit_wait;
-                self.in_flight = Some(InFlight { at, until, answer: None });
-            }
-            return;
+        let ask = self.shared.health.borrow_mut().to_ask(&map, now, &self.shared.tunables);
+        ask.into_iter().for_each(|node| self.ask(node));
+        if self.in_flight.is_some() || !self.consensus.is_settled() {
+            return false;
         }
-        self.consensus.tend_members();
+        let states = self.shared.health.borrow_mut().judge(&map, now, &self.shared.tunables);
+        for (node, state) in &states {
+            tracing::warn!(%node, ?state, "a node is in another state");
+        }
+        let news = !states.is_empty() || self.looked_at < map.version;
+        self.looked_at = map.version;
+        match news.then(|| weft_placement::node_states(&map, &states)).flatten() {
+            Some(delta) => {
+                if let Ok(at) = self.consensus.propose(&delta) {
+                    let until = now + self.shared.tunables.commit_wait;
+                    self.in_flight = Some(InFlight { at, until, answer: None });
+                }
+            }
+            None => drop(self.consensus.tend_members()),
+        }
+        true
     }
 
-    /// Silent nodes are away, and come back when they are heard.
-    fn states(&self, map: &Map, now: Instant) -> BTreeMap<weft_wire::NodeId, State> {
-        let heard = self.shared.heard.borrow();
-        let tunables = &self.shared.tunables;
-        map.nodes
-            .values()
-            .filter_map(|node| {
-                let silence = heard.get(&node.id).map_or(tunables.away_after, |at| now.since(*at));
-                match node.state {
-                    State::Up if silence >= tunables.away_after => Some((node.id, State::Away)),
-                    State::Away if silence <= tunables.alive_every * 2 => Some((node.id, State::Up)),
-                    _ => None,
-                }
-            })
-            .collect()
+    fn ask(&self, node: NodeId) {
+        let shared = self.shared.clone();
+        let ask = async move {
+            let (answer, map) = shared.ask(node).await;
+            if let Some(node) = map.as_ref().and_then(|map| map.nodes.get(&node)) {
+                shared.health.borrow_mut().answered(node, answer, shared.handle.now(), &shared.tunables);
+                shared.tend_now.set(true);
+                shared.wake.notify_one();
+            }
+        };
+        self.shared.handle.spawn("ask a node", ask).detach();
     }
 
     /// Publishes what this manager is.

@@ -7,6 +7,7 @@ use crate::records::{Place, seal};
 use crate::shared::{Role, Shared};
 use crate::store::Slot;
 use std::rc::Rc;
+use weft_reactor::join_all;
 use weft_wire::manager::{ManagerRequest, MapReply, MapRequest};
 use weft_wire::map::Map;
 use weft_wire::{NodeId, Service, decode, encode};
@@ -38,7 +39,7 @@ pub(crate) async fn say_alive(shared: Rc<Shared>) {
         let request = ManagerRequest::Alive { cluster: map.cluster, node, incarnation };
         let patience = Patience {
             total: shared.tunables.alive_every,
-            call: shared.tunables.call_timeout,
+            call: shared.tunables.ask_timeout,
             retry_first: shared.tunables.retry_first,
             retry_most: shared.tunables.retry_most,
         };
@@ -51,9 +52,15 @@ pub(crate) async fn say_alive(shared: Rc<Shared>) {
     }
 }
 
-/// Asks managers, or other nodes when none answers, for newer maps, as long as the consensus doesn't bring them here.
+/// Asks managers, or other nodes when there are none, for newer maps, as long as the consensus doesn't bring them here. P+1
+/// of them at a time: P may have stopped answering without anyone knowing.
 pub(crate) async fn follow(shared: Rc<Shared>) {
-    let mut turn = usize::from(shared.node.get().unwrap_or_default().0);
+    let Some(map) = shared.map() else { return };
+    let own = usize::from(shared.node.get().unwrap_or_default().0);
+    join_all((0..map.protection.acknowledge()).map(|nth| follow_one(shared.clone(), own + nth))).await;
+}
+
+async fn follow_one(shared: Rc<Shared>, mut turn: usize) {
     let mut pause = shared.tunables.retry_first;
     while !(shared.is_voting() && shared.current.borrow().as_ref().is_some_and(|(place, _)| place.index > 0)) {
         let (Some(map), Some(own)) = (shared.map(), shared.node.get()) else { return };
@@ -81,7 +88,8 @@ pub(crate) async fn follow(shared: Rc<Shared>) {
         if useful {
             pause = shared.tunables.retry_first;
         } else {
-            turn += 1;
+            // Another one than those that are being asked.
+            turn += map.protection.acknowledge();
             shared.handle.sleep(pause).await;
             pause = (pause * 2).min(shared.tunables.retry_most);
         }

@@ -10,6 +10,7 @@ mod copies;
 mod decide;
 mod driver;
 mod follow;
+mod health;
 mod history;
 mod log;
 mod manager;

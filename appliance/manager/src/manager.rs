@@ -221,6 +221,16 @@ impl Manager {
         }
     }
 
+    /// A life of a node has ended, its supervisor says.
+    pub fn died(&self, node: NodeId, incarnation: Incarnation) {
+        self.shared.tell_death(node, incarnation);
+    }
+
+    /// A node gave no answer: whoever looks after it asks it.
+    pub fn suspect(&self, node: NodeId) {
+        self.shared.suspect(node);
+    }
+
     /// Returns when the map names a later life of this node than the one that was admitted here: this one has to end.
     pub async fn superseded(&self) {
         let shared = &self.shared;

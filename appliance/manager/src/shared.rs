@@ -2,16 +2,18 @@
 
 use crate::consensus::Outgoing;
 use crate::decide::front;
+use crate::health::{Answer, Health};
 use crate::history::MapServer;
 use crate::records::{MapRecord, Place};
 use crate::store::ConfigStore;
-use crate::tunables::{INBOX_MAX, PROPOSALS_MAX, SENDING_MAX, Tunables};
+use crate::tunables::{INBOX_MAX, PROPOSALS_MAX, SENDING_MAX, SUSPECT_EVERY, Tunables};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 use weft_reactor::sync::{Completer, Notify, Watch, completion};
 use weft_reactor::{Handle, Instant};
-use weft_transport::rpc::{Handler, Network, Request, Response, handler};
+use weft_transport::rpc::{CallError, Handler, Network, Request, Response, handler};
 use weft_wire::manager::{ManagerReply, ManagerRequest, Proposal};
 use weft_wire::map::{Delta, Map};
 use weft_wire::{Incarnation, NodeId, Service, Uuid, decode, encode};
@@ -37,7 +39,12 @@ pub(crate) enum Input {
     Unreachable(u64),
     Snapshot { voter: u64, arrived: bool },
     Rejoin(NodeId, Completer<ManagerReply>),
+    /// The node's process has ended.
+    Died(NodeId),
 }
+
+/// Between two questions to a node that refused the first.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Asked {
     pub proposal: Proposal,
@@ -65,13 +72,20 @@ pub(crate) struct Shared {
     pub inbox: RefCell<VecDeque<Input>>,
     pub proposals: RefCell<VecDeque<Asked>>,
     pub wake: Notify,
-    /// Last signs of life that reached this node while it leads.
-    pub heard: RefCell<BTreeMap<NodeId, Instant>>,
+    /// When this process began.
+    pub started: Instant,
+    /// Signs of life and death that reached this node.
+    pub health: RefCell<Health>,
+    /// Something happened that the leader should not let wait for the next tick.
+    pub tend_now: Cell<bool>,
+    /// When suspicions were last passed on.
+    suspected: RefCell<BTreeMap<NodeId, Instant>>,
     sending: RefCell<BTreeMap<NodeId, usize>>,
 }
 
 impl Shared {
     pub fn new(handle: Handle, network: Rc<dyn Network>, store: Rc<dyn ConfigStore>, tunables: Tunables) -> Rc<Self> {
+        let started = handle.now();
         Rc::new(Self {
             server: MapServer::new(handle.clone()),
             handle,
@@ -90,7 +104,10 @@ impl Shared {
             inbox: RefCell::default(),
             proposals: RefCell::default(),
             wake: Notify::new(),
-            heard: RefCell::default(),
+            started,
+            health: RefCell::default(),
+            tend_now: Cell::new(false),
+            suspected: RefCell::default(),
             sending: RefCell::default(),
         })
     }
@@ -182,7 +199,7 @@ impl Shared {
         })
     }
 
-    async fn answer(&self, request: ManagerRequest, body: bytes::Bytes) -> ManagerReply {
+    async fn answer(self: &Rc<Self>, request: ManagerRequest, body: bytes::Bytes) -> ManagerReply {
         let not_leader =
             || ManagerReply::NotLeader(self.leader.get().filter(|leader| Some(*leader) != self.node.get()));
         match request {
@@ -193,13 +210,26 @@ impl Shared {
                 self.push(Input::Message(from, body));
                 ManagerReply::Ok
             }
-            ManagerRequest::Alive { cluster, .. } | ManagerRequest::Rejoin { cluster, .. }
+            ManagerRequest::Alive { cluster, .. }
+            | ManagerRequest::Rejoin { cluster, .. }
+            | ManagerRequest::Died { cluster, .. }
+            | ManagerRequest::Suspect { cluster, .. }
+            | ManagerRequest::Probe { cluster }
                 if !self.is_ours(cluster) =>
             {
                 other_cluster(cluster)
             }
             // Whoever asks goes on looking for its own: the address may have been handed on.
             ManagerRequest::Propose { cluster, .. } if !self.is_ours(cluster) => ManagerReply::NotLeader(None),
+            ManagerRequest::Probe { .. } => ManagerReply::Lives { incarnation: self.incarnation.get() },
+            ManagerRequest::Died { node, incarnation, .. } => {
+                self.learn_death(node, incarnation);
+                ManagerReply::Ok
+            }
+            ManagerRequest::Suspect { node, .. } => {
+                self.look_into(node);
+                ManagerReply::Ok
+            }
             _ if !self.leads_soon().await => not_leader(),
             ManagerRequest::Alive { node, incarnation, .. } => {
                 self.hear(node, incarnation);
@@ -252,8 +282,105 @@ impl Shared {
     pub fn hear(&self, node: NodeId, incarnation: Incarnation) {
         let known = self.map().and_then(|map| map.nodes.get(&node).map(|node| node.incarnation));
         if known == Some(incarnation) {
-            self.heard.borrow_mut().insert(node, self.handle.now());
+            self.health.borrow_mut().hear(node, self.handle.now(), &self.tunables);
         }
+    }
+
+    fn tend(&self) {
+        self.tend_now.set(true);
+        self.wake.notify_one();
+    }
+
+    /// A life has ended. Returns whether that is news.
+    fn learn_death(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let known = self.map().and_then(|map| map.nodes.get(&node).map(|node| node.incarnation));
+        if known != Some(incarnation) || !self.health.borrow_mut().died(node, incarnation) {
+            return false;
+        }
+        tracing::info!(%node, %incarnation, "a node's process has ended");
+        self.push(Input::Died(node));
+        self.tend();
+        true
+    }
+
+    /// First-hand news of a death: all managers hear of it, so that they elect another leader if it was theirs.
+    pub fn tell_death(self: &Rc<Self>, node: NodeId, incarnation: Incarnation) {
+        let Some(map) = self.map() else { return };
+        // To the others first: when this manager stands for election they must know why.
+        if !self.health.borrow().is_dead(node, incarnation) {
+            let request = ManagerRequest::Died { cluster: map.cluster, node, incarnation };
+            self.tell(map.managers.iter().copied().filter(|manager| *manager != node), &request);
+        }
+        self.learn_death(node, incarnation);
+    }
+
+    /// Somebody had no answer from a node.
+    pub fn suspect(self: &Rc<Self>, node: NodeId) {
+        let Some(map) = self.map().filter(|map| map.nodes.contains_key(&node)) else { return };
+        let now = self.handle.now();
+        {
+            let mut suspected = self.suspected.borrow_mut();
+            if suspected.get(&node).is_some_and(|at| now.since(*at) < SUSPECT_EVERY) {
+                return;
+            }
+            suspected.insert(node, now);
+        }
+        self.look_into(node);
+        let leader = self.leader.get();
+        let request = ManagerRequest::Suspect { cluster: map.cluster, node };
+        let targets = map.managers.iter().copied().filter(|manager| *manager != node);
+        self.tell(targets.filter(|manager| leader == Some(node) || leader.is_none_or(|leader| leader == *manager)), &request);
+    }
+
+    /// Tells other nodes something once; they needn't answer.
+    fn tell(&self, targets: impl Iterator<Item = NodeId>, request: &ManagerRequest) {
+        let head = encode(request);
+        for target in targets.filter(|target| Some(*target) != self.node.get()) {
+            let (head, timeout) = (head.clone(), self.tunables.call_timeout);
+            let call = self.network.call(front(target), Service::Manager, head, bytes::Bytes::new(), timeout);
+            let told = self.handle.spawn("manager word", async move {
+                // Lost with the network or not: there are other ways to find out.
+                let _ = call.await;
+            });
+            told.detach();
+        }
+    }
+
+    /// The leader looks after the others, the others after the leader.
+    fn look_into(self: &Rc<Self>, node: NodeId) {
+        if self.role.get() == Role::Leader {
+            self.health.borrow_mut().suspect(node);
+            self.tend();
+        } else if self.is_voting() && self.leader.get() == Some(node) {
+            let shared = self.clone();
+            let look = async move {
+                for _ in 0..2 {
+                    let (Answer::Refused, _) = shared.ask(node).await else { return };
+                }
+                let known = shared.map().and_then(|map| map.nodes.get(&node).map(|node| node.incarnation));
+                if let Some(incarnation) = known {
+                    shared.tell_death(node, incarnation);
+                }
+            };
+            self.handle.spawn("look after the managers' leader", look).detach();
+        }
+    }
+
+    /// Asks a node which life of it listens.
+    pub async fn ask(&self, node: NodeId) -> (Answer, Option<Rc<Map>>) {
+        let Some(map) = self.map() else { return (Answer::Silence, None) };
+        let head = encode(&ManagerRequest::Probe { cluster: map.cluster });
+        let timeout = self.tunables.ask_timeout;
+        let asked = self.network.ask(front(node), Service::Manager, head, bytes::Bytes::new(), timeout).await;
+        let answer = match asked.map(|response| decode::<ManagerReply>(&response.head)) {
+            Ok(Ok(ManagerReply::Lives { incarnation })) => Answer::Lives(incarnation),
+            Err(CallError::Unreachable) => {
+                self.handle.sleep(REFUSED_PAUSE).await;
+                Answer::Refused
+            }
+            _ => Answer::Silence,
+        };
+        (answer, Some(map))
     }
 }
 

@@ -12,8 +12,18 @@ pub struct Tunables {
     pub election_ticks: usize,
     /// How often a node tells the leader that it lives.
     pub alive_every: Duration,
-    /// A node that is silent for so long is `Away`.
+    /// A node that is silent for so long is `Away`; half-way it is asked.
     pub away_after: Duration,
+    /// How long a node is given to answer when it is asked whether it lives.
+    pub ask_timeout: Duration,
+    /// A node that is away and was not admitted anew is `Up` once it has been heard for so long without a gap.
+    pub back_after: Duration,
+    /// A node that is away for so long is given up: its shards are rebuilt elsewhere, if there is a place.
+    pub failed_after: Duration,
+    /// A manager that has just started waits for so long before it calls silent nodes away: they may be starting, too.
+    pub start_grace: Duration,
+    /// The same for nodes of a new cluster that have never started.
+    pub form_grace: Duration,
     /// How long the leader waits for a quorum before it answers `NoQuorum`.
     pub commit_wait: Duration,
     /// How long a manager holds a question to the leader while an election is on.
@@ -35,11 +45,16 @@ pub struct Tunables {
 impl Default for Tunables {
     fn default() -> Self {
         Self {
-            tick: Duration::from_millis(200),
+            tick: Duration::from_millis(100),
             heartbeat_ticks: 2,
-            election_ticks: 5,
-            alive_every: Duration::from_secs(1),
-            away_after: Duration::from_secs(4),
+            election_ticks: 6,
+            alive_every: Duration::from_millis(400),
+            away_after: Duration::from_millis(1500),
+            ask_timeout: Duration::from_millis(300),
+            back_after: Duration::from_secs(1),
+            failed_after: Duration::from_secs(30),
+            start_grace: Duration::from_secs(5),
+            form_grace: Duration::from_secs(10),
             commit_wait: Duration::from_secs(3),
             election_hold: Duration::from_millis(500),
             follow_wait: Duration::from_secs(5),
@@ -59,6 +74,8 @@ pub const COPIES: usize = 2;
 pub const DELTA_BYTES_MAX: usize = 384 << 10;
 /// Largest encoded map: it must fit a slot of a drive and a message.
 pub const MAP_BYTES_MAX: usize = 1000 << 10;
+/// Reports of a suspicion against one node are passed on no more often than this.
+pub const SUSPECT_EVERY: Duration = Duration::from_millis(100);
 /// Messages and questions that wait for the consensus of this node.
 pub const INBOX_MAX: usize = 1024;
 /// Proposals that wait for the leader.

@@ -12,6 +12,13 @@ pub enum ManagerRequest {
     Propose { cluster: Uuid, proposal: Proposal },
     /// A node tells the managers' leader that it lives. Answered with `Ok` or `NotLeader`.
     Alive { cluster: Uuid, node: NodeId, incarnation: Incarnation },
+    /// This life of a node has ended: its supervisor saw it, or nobody listens at its address any more. Every manager may be
+    /// told. Answered at once with `Ok`.
+    Died { cluster: Uuid, node: NodeId, incarnation: Incarnation },
+    /// A node gave no answer to whoever sends this: a reason to ask it, no more. Answered at once with `Ok`.
+    Suspect { cluster: Uuid, node: NodeId },
+    /// Which life of the node listens here? Answered with `Lives`.
+    Probe { cluster: Uuid },
     /// A manager lost what it had promised to remember: it asks for a new vote. Answered with `Rejoin`.
     Rejoin { cluster: Uuid, node: NodeId },
 }
@@ -29,6 +36,28 @@ pub enum Proposal {
         node: NodeId,
         incarnation: Incarnation,
         buckets: Vec<BucketId>,
+    },
+    /// The leader of an epoch gives its bucket to another core. It has written a checkpoint, and serves until it is so.
+    HandOver {
+        node: NodeId,
+        incarnation: Incarnation,
+        bucket: BucketId,
+        epoch: Epoch,
+        to: CoreId,
+    },
+    /// The leader of an epoch asks for a better ensemble for its bucket's journal.
+    NewEnsemble {
+        node: NodeId,
+        incarnation: Incarnation,
+        bucket: BucketId,
+        epoch: Epoch,
+    },
+    /// The leader of an epoch has everything from earlier ensembles on P+1 of the newest: they may be forgotten.
+    TailCopied {
+        node: NodeId,
+        incarnation: Incarnation,
+        bucket: BucketId,
+        epoch: Epoch,
     },
     CreateFilesystem {
         name: String,
@@ -72,6 +101,10 @@ pub enum ManagerReply {
     NoQuorum,
     /// It can't be done; the text says why and what to do.
     Refused(String),
+    /// The life of the node that answers; none before it is admitted.
+    Lives {
+        incarnation: Option<Incarnation>,
+    },
     /// The voter's id that a manager without memory has from now on.
     Rejoin {
         voter: u64,

@@ -3,6 +3,7 @@
 mod chaos;
 mod cluster;
 mod decisions;
+mod failover;
 mod follow;
 mod forget;
 mod hostile;
