@@ -21,6 +21,7 @@ mod drives;
 mod extent;
 mod extents;
 mod freeing;
+mod handover;
 mod held;
 mod index;
 mod io;

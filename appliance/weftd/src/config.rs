@@ -32,7 +32,8 @@ pub struct Config {
     /// The Unix socket on which `weft` talks to this node. Default: `control.sock` in `state_dir`.
     #[serde(default)]
     pub control_socket: Option<PathBuf>,
-    /// The TCP address on which other nodes and `weft` talk to this node.
+    /// The TCP address on which other nodes and `weft` talk to this node. Supervisors of other nodes send datagrams to the
+    /// same address and port when their daemon has died.
     pub control_listen: SocketAddr,
     /// The file with the token that `weft` must show over TCP before the node is in a cluster; made with a random one if
     /// it isn't there. Nodes of one cluster may share it. Default: `control.token` in `state_dir`.

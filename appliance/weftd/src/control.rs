@@ -1,12 +1,15 @@
 //! The control API: one line of JSON for each command and each answer, over a Unix socket and over TCP.
 //!
+//! One command also comes as a datagram to the TCP address: a supervisor's word that its daemon has died.
+//!
 //! Threads of its own, blocking, away from the cores: a command is handed to the core by its mailbox. Over the Unix
 //! socket everything is allowed (its mode says who may open it); over TCP a command must carry the node's or the
 //! cluster's token.
 
 use crate::node::Node;
+use crate::word::DATAGRAM_BYTES_MAX;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -23,6 +26,9 @@ const CONNECTIONS_MAX: usize = 32;
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// The core is given so long to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// After an error of the socket on which words come.
+const WORD_PAUSE: Duration = Duration::from_millis(10);
 
 /// A command on its way to the core.
 type Ask = Box<dyn Fn(Command, mpsc::SyncSender<Answer>) -> Result<(), String> + Send + Sync>;
@@ -118,6 +124,16 @@ pub fn serve(socket: &Path, listener: TcpListener, tokens: Tokens, mailbox: Mail
     let unix = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     let control = Arc::new(Control { ask: ask_core(mailbox), tokens, connections: AtomicUsize::new(0) });
+    let listen = listener.local_addr()?;
+    match UdpSocket::bind(listen) {
+        Ok(socket) => {
+            let words = Arc::clone(&control);
+            std::thread::Builder::new().name("control-words".into()).spawn(move || hear_words(&words, &socket))?;
+        }
+        Err(error) => {
+            tracing::warn!(%listen, %error, "supervisors can't reach this node by datagram: deaths are noticed later");
+        }
+    }
     let local = Arc::clone(&control);
     std::thread::Builder::new().name("control-unix".into()).spawn(move || {
         for stream in unix.incoming().flatten() {
@@ -135,6 +151,31 @@ pub fn serve(socket: &Path, listener: TcpListener, tokens: Tokens, mailbox: Mail
         }
     })?;
     Ok(())
+}
+
+/// Takes supervisors' words for as long as the process lives.
+fn hear_words(control: &Control, socket: &UdpSocket) {
+    let mut datagram = [0; DATAGRAM_BYTES_MAX];
+    loop {
+        match socket.recv(&mut datagram) {
+            Ok(bytes) => hear_word(control, datagram.get(..bytes).unwrap_or_default()),
+            // What an earlier datagram met, or nothing that lasts.
+            Err(error) => {
+                tracing::debug!(%error, "no word");
+                std::thread::sleep(WORD_PAUSE);
+            }
+        }
+    }
+}
+
+fn hear_word(control: &Control, datagram: &[u8]) {
+    let Ok(envelope) = serde_json::from_slice::<Envelope>(datagram) else { return };
+    if !matches!(envelope.command, Command::Died { .. }) || !control.tokens.takes(envelope.token.as_deref()) {
+        return;
+    }
+    // Nobody waits for the answer.
+    let (sender, _) = mpsc::sync_channel(1);
+    let _ = (control.ask)(envelope.command, sender);
 }
 
 fn admit(
@@ -225,6 +266,31 @@ mod tests {
         assert_eq!(say(&control, false, "{\"token\":\"secret\",\"command\":\"status\"}\n"), "\"done\"\n");
         assert!(say(&control, false, "{\"token\":\"secret\",\"command\":\"token\"}\n").contains("Unix socket"));
         assert!(say(&control, true, "nonsense\n").contains("can't be understood"));
+    }
+
+    #[test]
+    fn a_datagram_brings_a_death_with_a_token_and_nothing_else() {
+        use std::cell::Cell;
+        let tokens = Tokens::default();
+        tokens.add("secret".into());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let ask: Ask = Box::new(move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        });
+        let control = Control { ask, tokens, connections: AtomicUsize::new(0) };
+        let heard = Cell::new(0);
+        let hear = |text: &str, taken: usize| {
+            hear_word(&control, text.as_bytes());
+            heard.set(heard.get() + taken);
+            assert_eq!(asked.load(Ordering::Relaxed), heard.get(), "{text}");
+        };
+        hear(r#"{"token":"secret","command":{"died":{"node":1,"incarnation":2}}}"#, 1);
+        hear(r#"{"token":"wrong!","command":{"died":{"node":1,"incarnation":2}}}"#, 0);
+        hear(r#"{"command":{"died":{"node":1,"incarnation":2}}}"#, 0);
+        hear(r#"{"token":"secret","command":"status"}"#, 0);
+        hear("nonsense", 0);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The buckets that this core leads, by the map: opened when the map says so, closed when it says otherwise.
 
+use crate::upkeep;
 use bytes::Bytes;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use weft_bucket::{Bucket, BucketError, BucketParams, DriveStates};
 use weft_manager::MapWatch;
 use weft_namespace::{Context, Namespace};
+use weft_reactor::sync::Notify;
 use weft_reactor::{Handle, Task};
 use weft_transport::rpc::{Network, Request, Response, handler};
 use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
@@ -19,6 +21,10 @@ use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, S
 
 /// Pause before a bucket that failed asks for a new epoch.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// For how long a request is held whose bucket will be served here in a moment, and how many of them.
+const HOLD_MAX: Duration = Duration::from_millis(500);
+const HELD_MAX: usize = 4096;
 
 /// How long an orderly end waits for a last checkpoint.
 const FINISH_MAX: Duration = Duration::from_secs(3);
@@ -63,6 +69,19 @@ struct Inner {
     tunables: Tunables,
     leads: RefCell<BTreeMap<BucketId, Lead>>,
     making: RefCell<BTreeSet<FsId>>,
+    /// A bucket has come further, or there is a newer map.
+    progress: Notify,
+    held: Cell<usize>,
+    /// Nothing is opened any more.
+    finishing: Cell<bool>,
+}
+
+/// What becomes of a request.
+enum Found {
+    Serves(Rc<Namespace>),
+    /// Not yet, for this reason.
+    Soon(FsError),
+    Refused(FsError),
 }
 
 impl Leads {
@@ -86,9 +105,13 @@ impl Leads {
             tunables,
             leads: RefCell::default(),
             making: RefCell::default(),
+            progress: Notify::new(),
+            held: Cell::new(0),
+            finishing: Cell::new(false),
         }));
         leads.serve();
         handle.spawn("leads", leads.clone().follow()).detach();
+        handle.spawn("upkeep of leads", upkeep::run(leads.clone())).detach();
         leads
     }
 
@@ -99,6 +122,7 @@ impl Leads {
                 self.0.network.set_addresses(&map);
                 self.reconcile(&map);
                 self.make_roots(&map);
+                self.0.progress.notify_all();
             }
             self.0.map.changed_since(version).await;
         }
@@ -127,6 +151,9 @@ impl Leads {
                 if let Some(namespace) = namespace {
                     namespace.bucket().set_members(bucket.members.clone(), Rc::clone(&states));
                 }
+                continue;
+            }
+            if self.0.finishing.get() {
                 continue;
             }
             let params = BucketParams {
@@ -181,6 +208,8 @@ impl Leads {
                     lead.namespace = Some(namespace);
                     lead.opening = None;
                 }
+                self.0.progress.notify_all();
+                upkeep::report_copied(&self, id, epoch);
                 if let Some(map) = self.0.map.get() {
                     // It may have changed since the opening began.
                     self.reconcile(&map);
@@ -195,6 +224,7 @@ impl Leads {
         if let Some(lead) = self.0.leads.borrow_mut().get_mut(&id).filter(|lead| lead.epoch == epoch) {
             lead.state = state;
         }
+        self.0.progress.notify_all();
     }
 
     /// The epoch is used up. If no other leader took over, a new one is asked for.
@@ -233,30 +263,58 @@ impl Leads {
         );
     }
 
-    /// The namespace that serves the bucket in this epoch, or what the caller must do.
-    fn find(&self, bucket: BucketId, epoch: Epoch) -> Result<Rc<Namespace>, FsError> {
-        let Some(map) = self.0.map.get() else { return Err(FsError::NotReady("the node is in no cluster yet".into())) };
-        let Some(by_map) = map.bucket(bucket) else { return Err(FsError::NotLeader) };
+    /// The namespace that serves the bucket in this epoch, or what the caller must do. Whoever comes a moment too early waits
+    /// here: a bucket that just moved is opened, or this node's map is behind the caller's.
+    async fn find(&self, bucket: BucketId, epoch: Epoch) -> Result<Rc<Namespace>, FsError> {
+        let until = self.0.handle.now() + HOLD_MAX;
+        loop {
+            let progress = self.0.progress.notified();
+            let error = match self.look(bucket, epoch) {
+                Found::Serves(namespace) => return Ok(namespace),
+                Found::Refused(error) => return Err(error),
+                Found::Soon(error) => error,
+            };
+            if self.0.held.get() >= HELD_MAX {
+                return Err(error);
+            }
+            let _one_more = Held::new(&self.0.held);
+            if self.0.handle.timeout_at(until, progress).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
+    fn look(&self, bucket: BucketId, epoch: Epoch) -> Found {
+        let Some(map) = self.0.map.get() else {
+            return Found::Refused(FsError::NotReady("the node is in no cluster yet".into()));
+        };
+        let Some(by_map) = map.bucket(bucket) else { return Found::Refused(FsError::NotLeader) };
         if by_map.epoch > epoch {
-            return Err(FsError::Newer(by_map.epoch));
+            return Found::Refused(FsError::Newer(by_map.epoch));
         }
         if by_map.epoch < epoch {
-            return Err(FsError::Older(by_map.epoch));
+            return Found::Soon(FsError::Older(by_map.epoch));
         }
         let mut lost = None;
         let found = {
             let leads = self.0.leads.borrow();
-            let Some(lead) = leads.get(&bucket) else { return Err(FsError::NotLeader) };
-            match (&lead.namespace, &lead.state) {
-                (Some(namespace), LeadState::Serving) => match namespace.bucket().failed() {
-                    None => Ok(Rc::clone(namespace)),
-                    Some(error) => {
-                        lost = Some((lead.epoch, error.clone()));
-                        Err(FsError::NotReady(error.to_string()))
-                    }
+            match leads.get(&bucket).filter(|lead| lead.epoch == epoch) {
+                None if by_map.leader == self.0.core && by_map.incarnation == self.0.incarnation => {
+                    Found::Soon(FsError::NotReady("opening".into()))
+                }
+                None => Found::Refused(FsError::NotLeader),
+                Some(lead) => match (&lead.namespace, &lead.state) {
+                    (Some(namespace), LeadState::Serving) => match namespace.bucket().failed() {
+                        None => Found::Serves(Rc::clone(namespace)),
+                        Some(error) => {
+                            lost = Some((lead.epoch, error.clone()));
+                            Found::Soon(FsError::NotReady(error.to_string()))
+                        }
+                    },
+                    (_, LeadState::Opening(reason)) => Found::Soon(FsError::NotReady(reason.clone())),
+                    (_, LeadState::Failed(reason)) => Found::Refused(FsError::NotReady(reason.clone())),
+                    (None, LeadState::Serving) => Found::Soon(FsError::NotReady("opening".into())),
                 },
-                (_, LeadState::Opening(reason) | LeadState::Failed(reason)) => Err(FsError::NotReady(reason.clone())),
-                (None, LeadState::Serving) => Err(FsError::NotReady("opening".into())),
             }
         };
         if let Some((epoch, error)) = lost {
@@ -276,7 +334,7 @@ impl Leads {
         if !from_node && let Err(error) = self.known_client(&head) {
             return answer(FsReply::Error(error), Bytes::new());
         }
-        match self.find(head.bucket, head.epoch) {
+        match self.find(head.bucket, head.epoch).await {
             Ok(namespace) => {
                 let (reply, body) = namespace.handle(head, request.body).await;
                 answer(reply, body)
@@ -308,8 +366,11 @@ impl Leads {
     async fn participant(&self, request: Request) -> Response {
         let reply = match decode::<ParticipantRequest>(&request.head) {
             Err(_) => (ParticipantReply::Refused(FsError::Errno(libc_einval())), Bytes::new()),
-            Ok(head) => match self.same_cluster(head.cluster).and_then(|()| self.find(head.bucket, head.epoch)) {
-                Ok(namespace) => namespace.participant(head, request.body).await,
+            Ok(head) => match self.same_cluster(head.cluster) {
+                Ok(()) => match self.find(head.bucket, head.epoch).await {
+                    Ok(namespace) => namespace.participant(head, request.body).await,
+                    Err(error) => (ParticipantReply::Refused(error), Bytes::new()),
+                },
                 Err(error) => (ParticipantReply::Refused(error), Bytes::new()),
             },
         };
@@ -366,9 +427,25 @@ impl Leads {
         leads.values().filter_map(|lead| lead.namespace.as_ref().map(|namespace| namespace.bucket().clone())).collect()
     }
 
+    /// The namespaces that serve now.
+    pub(crate) fn serving(&self) -> Vec<(BucketId, Rc<Namespace>)> {
+        let leads = self.0.leads.borrow();
+        let serving = |lead: &Lead| lead.namespace.clone().filter(|namespace| namespace.bucket().failed().is_none());
+        leads.iter().filter_map(|(id, lead)| Some((*id, serving(lead)?))).collect()
+    }
+
+    pub(crate) fn parts(&self) -> (CoreId, Incarnation, &Handle, &MapWatch, &Propose) {
+        (self.0.core, self.0.incarnation, &self.0.handle, &self.0.map, &self.0.propose)
+    }
+
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.0.finishing.get()
+    }
+
     /// Orderly end: everything into runs, so that the next start has little to replay. Peers that stop at the same time
     /// may be gone already, so it isn't waited for long: the journal has everything all the same.
     pub async fn finish(&self) {
+        self.0.finishing.set(true);
         let namespaces: Vec<_> = self.0.leads.borrow().values().filter_map(|lead| lead.namespace.clone()).collect();
         let finishing = namespaces.iter().map(|namespace| async {
             let bucket = namespace.bucket();
@@ -380,6 +457,22 @@ impl Leads {
             bucket.close();
         });
         weft_reactor::join_all(finishing).await;
+    }
+}
+
+/// Counts itself for as long as it lives.
+struct Held<'a>(&'a Cell<usize>);
+
+impl<'a> Held<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

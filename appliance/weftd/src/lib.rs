@@ -10,3 +10,5 @@ pub mod node;
 pub mod notify;
 pub mod run;
 pub mod supervise;
+mod upkeep;
+pub mod word;

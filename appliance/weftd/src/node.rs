@@ -3,13 +3,14 @@
 
 use crate::drives::{self, Device, DriveStore, DrivesError, Found, NodeDrive};
 use crate::lead::{LeadState, Leads, Tunables};
+use crate::word::Word;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::{DriveOptions, DriveServer, DriveService};
-use weft_manager::{ConfigStore, Manager, Patience, Slot};
+use weft_manager::{ConfigStore, Manager, MapWatch, Patience, Slot};
 use weft_reactor::Handle;
 use weft_reactor::sync::mpsc;
 use weft_transport::rpc::Network;
@@ -23,6 +24,8 @@ use weft_wire::{CoreId, Incarnation, NodeId};
 
 /// Events that a node remembers.
 const EVENTS_MAX: usize = 256;
+/// For how long a node that stops stays to see its last word off.
+const GOODBYE: Duration = Duration::from_millis(30);
 /// Commands that wait for the node.
 const FORMS_MAX: usize = 4;
 
@@ -133,6 +136,7 @@ impl Node {
                 if let Some(leads) = leads {
                     leads.finish().await;
                 }
+                self.say_goodbye().await;
                 NodeEnd::Stopped
             }
         }
@@ -141,6 +145,16 @@ impl Node {
     /// Orderly: buckets are checkpointed, then [`Node::run`] returns.
     pub fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// Nobody need find out that this life is over.
+    async fn say_goodbye(&self) {
+        let manager = self.manager.borrow().clone();
+        let (Some(manager), Some(incarnation)) = (manager, self.incarnation.get()) else { return };
+        if let Some(node) = manager.node() {
+            manager.died(node, incarnation);
+            self.handle.sleep(GOODBYE).await;
+        }
     }
 
     async fn live(self: Rc<Self>, make_network: MakeNetwork) -> Result<NodeEnd, NodeEnd> {
@@ -175,6 +189,12 @@ impl Node {
         let admitted = manager.node_started(self.params.cores.clone(), self.params.control).await;
         let incarnation = admitted.map_err(NodeEnd::Failed)?;
         self.incarnation.set(Some(incarnation));
+        let looks = Rc::downgrade(&manager);
+        network.watch_refusals(Rc::new(move |core| {
+            if let Some(manager) = looks.upgrade() {
+                manager.suspect(core.node);
+            }
+        }));
         self.serve_drives(&*network, incarnation);
         let propose = {
             let (manager, handle) = (Rc::clone(&manager), self.handle.clone());
@@ -277,6 +297,12 @@ impl Node {
                     answer => answer,
                 }
             }
+            Command::Died { node, incarnation } => {
+                if let Some(manager) = &*self.manager.borrow() {
+                    manager.died(node, incarnation);
+                }
+                Answer::Done
+            }
             Command::DeleteFilesystem { name } => self.propose(Proposal::DeleteFilesystem { name }).await,
         }
     }
@@ -285,6 +311,17 @@ impl Node {
     pub fn token(&self) -> Option<String> {
         let map = self.manager.borrow().as_ref().and_then(|manager| manager.map())?;
         Some(format!("{:032x}", weft_wire::hash::control_token(&map.secret)))
+    }
+
+    /// What this node's supervisor has to say when this life ends; nothing before it is admitted.
+    pub fn word(&self) -> Option<Word> {
+        let manager = self.manager.borrow().clone()?;
+        Some(Word::new(&*manager.map()?, self.token()?, manager.node()?, self.incarnation.get()?))
+    }
+
+    /// For those who act on changes of the map, once there is one.
+    pub fn map_watch(&self) -> Option<MapWatch> {
+        self.manager.borrow().as_ref().map(|manager| manager.watch())
     }
 
     async fn form(&self, map: Box<Map>) -> Answer {
@@ -312,7 +349,10 @@ impl Node {
         match manager.propose(proposal, Patience::default()).await {
             ManagerReply::Ok | ManagerReply::Committed { .. } => Answer::Done,
             ManagerReply::Refused(reason) => Answer::Refused(reason),
-            ManagerReply::NoQuorum | ManagerReply::NotLeader(_) | ManagerReply::Rejoin { .. } => {
+            ManagerReply::NoQuorum
+            | ManagerReply::NotLeader(_)
+            | ManagerReply::Rejoin { .. }
+            | ManagerReply::Lives { .. } => {
                 Answer::Refused("too few managers answer: see `weft status` for which nodes are away".into())
             }
         }

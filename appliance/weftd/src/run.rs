@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::uring::{ClaimError, UringDrive};
@@ -96,6 +97,7 @@ pub fn run(config: &Config) -> Result<()> {
         }),
     )?;
     handle.spawn("learn the token", learn_token(Rc::clone(&node), handle.clone(), tokens)).detach();
+    handle.spawn("leave a word", leave_word(Rc::clone(&node), handle.clone(), config.state_dir.clone())).detach();
     let end: Rc<RefCell<Option<NodeEnd>>> = Rc::default();
     let life = {
         let (node, end, handle) = (Rc::clone(&node), Rc::clone(&end), handle.clone());
@@ -122,6 +124,25 @@ async fn learn_token(node: Rc<Node>, handle: Handle, tokens: Tokens) {
             return;
         }
         handle.sleep(TOKEN_PAUSE).await;
+    }
+}
+
+/// Leaves with the supervisor what it has to say when this process dies, again whenever that changes.
+async fn leave_word(node: Rc<Node>, handle: Handle, state_dir: PathBuf) {
+    let mut left = None;
+    loop {
+        let (Some(word), Some(watch)) = (node.word(), node.map_watch()) else {
+            handle.sleep(TOKEN_PAUSE).await;
+            continue;
+        };
+        let version = watch.version();
+        if left.as_ref() != Some(&word) {
+            if let Err(error) = word.leave(&state_dir) {
+                tracing::warn!(%error, "the supervisor can't be told whom to tell: a death is noticed later");
+            }
+            left = Some(word);
+        }
+        watch.changed_since(version).await;
     }
 }
 

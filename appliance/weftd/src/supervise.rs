@@ -1,6 +1,7 @@
 //! The supervisor: a small process that starts the daemon, reports its death at once, and starts it again.
 //!
-//! It does nothing else, so that it does not die itself: no thread, no network, no memory that grows. The decisions
+//! It does nothing else, so that it does not die itself: no thread, no memory that grows, nobody it waits for. What it has
+//! to tell the cluster is a datagram (`word`). The decisions
 //! are a state machine without clock (`Backoff`); the loop below it waits for signals, children and time.
 //!
 //! Signals: SIGTERM and SIGINT ask the daemon to stop in order, and the supervisor ends when it has; a second one kills
@@ -29,6 +30,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::notify::{self, State};
+use crate::word::Word;
 
 /// The daemon's exit code when starting it again can't help: its configuration is wrong (`EX_CONFIG`).
 pub const EXIT_CONFIGURATION: u8 = 78;
@@ -239,6 +241,8 @@ pub fn supervise(options: &Options) -> Result<u8, SuperviseError> {
         let mut child = start(options)?;
         let started = Instant::now();
         let (status, asked) = until_death(&mut child, &mut signals)?;
+        let word = Word::take(&options.state_dir);
+        word.iter().for_each(Word::say);
         let lived = started.elapsed();
         let last = asked || matches!(status.code(), Some(code) if code == 0 || code == EXIT_CONFIGURATION as i32);
         let wait = (!last).then(|| backoff.after_death(lived));
@@ -257,6 +261,7 @@ pub fn supervise(options: &Options) -> Result<u8, SuperviseError> {
                 Woken::Timeout => break,
             }
         }
+        word.iter().for_each(Word::say);
     }
 }
 

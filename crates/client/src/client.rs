@@ -5,6 +5,7 @@ use crate::errno::Errno;
 use crate::follow::Follower;
 use crate::opens::{OpenMode, Opens};
 use crate::renew::Held;
+use crate::report::Reports;
 use crate::request::{Answer, Effect, Failure};
 use crate::waiting::Waits;
 use crate::window::Window;
@@ -42,6 +43,7 @@ pub struct Client {
     pub(crate) generations: RefCell<BTreeMap<InodeId, u64>>,
     pub(crate) statfs: Cell<Option<(Instant, Space)>>,
     pub(crate) held: Held,
+    pub(crate) reports: Reports,
     reopener: Cell<Option<Task<()>>>,
     renewer: Cell<Option<Task<()>>>,
 }
@@ -90,6 +92,7 @@ impl Client {
             generations: RefCell::default(),
             statfs: Cell::new(None),
             held: Held::default(),
+            reports: Reports::default(),
             reopener: Cell::new(None),
             renewer: Cell::new(None),
         });

@@ -1,4 +1,7 @@
-//! Keeping the newest map: asks one node at a time, which answers when there is something newer.
+//! Keeping the newest map: asks nodes, which answer when there is something newer.
+//!
+//! One at a time until there is a map; then P+1 at a time, so that the news of a death comes from a node that lives even if P
+//! have just stopped answering.
 
 use crate::tunables::{MAP_CALL_TIMEOUT, MAP_PAUSE, MAP_PAUSE_MOST, MAP_WAIT};
 use bytes::Bytes;
@@ -7,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_reactor::sync::{Notify, Watch};
-use weft_reactor::{Either, Handle, Task, select};
+use weft_reactor::{Either, Handle, Task, join_all, select};
 use weft_transport::rpc::{CallError, Network, Response};
 use weft_wire::manager::{MapReply, MapRequest};
 use weft_wire::map::Map;
@@ -22,6 +25,8 @@ pub(crate) struct Follower {
 struct Shared {
     network: Rc<dyn Network>,
     handle: Handle,
+    /// Where the next one to be asked is looked for.
+    turn: Cell<usize>,
     /// Where to ask as long as the map names nobody, or nobody whom it names answers.
     bootstrap: Vec<SocketAddr>,
     map: Watch<Option<Rc<Map>>>,
@@ -42,6 +47,7 @@ impl Follower {
         let shared = Rc::new(Shared {
             network,
             handle: handle.clone(),
+            turn: Cell::new(handle.random_u64() as usize),
             bootstrap,
             map: Watch::new(None),
             stale: Notify::new(),
@@ -76,24 +82,38 @@ impl Drop for Follower {
 
 impl Shared {
     async fn follow(self: Rc<Self>) {
-        let mut turn = self.handle.random_u64() as usize;
         let mut pause = MAP_PAUSE;
-        let mut wait = Duration::ZERO;
+        while self.map.with(Option::is_none) {
+            let Some(target) = self.target() else { return };
+            if let News::Useless = self.ask(target, Duration::ZERO).await {
+                self.handle.sleep(pause).await;
+                pause = (pause * 2).min(MAP_PAUSE_MOST);
+            }
+        }
+        let count = self.map.with(|map| map.as_ref().map_or(1, |map| map.protection.acknowledge()));
+        let askers = (0..count).map(|nth| Rc::clone(&self).keep_asking(nth == 0));
+        join_all(askers).await;
+    }
+
+    /// `hastes`: lets go of a question that is held when the map is known to be out of date.
+    async fn keep_asking(self: Rc<Self>, hastes: bool) {
+        let mut pause = MAP_PAUSE;
+        let mut wait = MAP_WAIT;
+        let Some(mut target) = self.target() else { return };
         loop {
-            let Some(target) = self.target(turn) else { return };
-            let have = self.map.with(|map| map.as_ref().map_or(MapVersion(0), |map| map.version));
-            let cluster = self.map.with(|map| map.as_ref().map(|map| map.cluster));
-            let head = encode(&MapRequest::Get { cluster, have, wait_ms: wait.as_millis() as u32 });
-            let call = self.network.ask_addr(target, Service::Map, head, Bytes::new(), wait + MAP_CALL_TIMEOUT);
-            let news = match select(call, self.stale.notified()).await {
-                Either::Left(outcome) => self.take(target, outcome),
-                Either::Right(()) => {
-                    // Someone met a node that knows better than the one that is asked here.
-                    turn = turn.wrapping_add(1);
-                    wait = Duration::ZERO;
-                    self.handle.sleep(MAP_PAUSE).await;
-                    continue;
-                }
+            let call = self.ask(target, wait);
+            let news = match hastes {
+                false => call.await,
+                true => match select(call, self.stale.notified()).await {
+                    Either::Left(news) => news,
+                    Either::Right(()) => {
+                        // Someone met a node that knows better than the one that is asked here.
+                        let Some(next) = self.target() else { return };
+                        (target, wait) = (next, Duration::ZERO);
+                        self.handle.sleep(MAP_PAUSE).await;
+                        continue;
+                    }
+                },
             };
             match news {
                 News::Newer | News::Nothing => {
@@ -103,8 +123,8 @@ impl Shared {
                     self.handle.sleep(MAP_PAUSE).await;
                 }
                 News::Useless => {
-                    turn = turn.wrapping_add(1);
-                    wait = Duration::ZERO;
+                    let Some(next) = self.target() else { return };
+                    target = next;
                     self.handle.sleep(pause).await;
                     pause = (pause * 2).min(MAP_PAUSE_MOST);
                 }
@@ -112,7 +132,17 @@ impl Shared {
         }
     }
 
-    fn target(&self, turn: usize) -> Option<SocketAddr> {
+    async fn ask(&self, target: SocketAddr, wait: Duration) -> News {
+        let have = self.map.with(|map| map.as_ref().map_or(MapVersion(0), |map| map.version));
+        let cluster = self.map.with(|map| map.as_ref().map(|map| map.cluster));
+        let head = encode(&MapRequest::Get { cluster, have, wait_ms: wait.as_millis() as u32 });
+        let answer = self.network.ask_addr(target, Service::Map, head, Bytes::new(), wait + MAP_CALL_TIMEOUT).await;
+        self.take(target, answer)
+    }
+
+    /// The next one to ask: who knows better, or the next in turn.
+    fn target(&self) -> Option<SocketAddr> {
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
         if let Some(hint) = self.hint.take() {
             return Some(hint);
         }

@@ -13,6 +13,7 @@ mod follow;
 mod locks;
 mod opens;
 mod renew;
+mod report;
 mod request;
 mod space;
 pub mod tunables;

@@ -184,7 +184,12 @@ impl Client {
                 tracing::error!(op = ?request.op, "a message is too large");
                 return Attempt::Failure(Failure::Errno(Errno::EIO));
             }
-            Err(error) => return Attempt::Stale(format!("its leader {leader}: {error}")),
+            Err(error) => {
+                if error == CallError::Unreachable {
+                    self.report(leader.node);
+                }
+                return Attempt::Stale(format!("its leader {leader}: {error}"));
+            }
         };
         match decode::<FsReply>(&response.head) {
             Ok(FsReply::Error(error)) => {

@@ -12,6 +12,10 @@ pub const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RETRY_FIRST: Duration = Duration::from_millis(10);
 pub const RETRY_MOST: Duration = Duration::from_millis(500);
 
+/// Least time between two reports of one node that doesn't listen, and how long a manager may take to hear of it.
+pub const REPORT_EVERY: Duration = Duration::from_millis(100);
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a node may hold a request for a newer map.
 pub const MAP_WAIT: Duration = Duration::from_secs(20);
 /// What a node may take longer than that.

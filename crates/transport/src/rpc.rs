@@ -49,6 +49,9 @@ pub trait Network {
 
     /// Takes the addresses of all cores from a map.
     fn set_addresses(&self, map: &Map);
+
+    /// Has `tell` hear of cores at whose address nobody listens any more. Networks that can't know tell nothing.
+    fn watch_refusals(&self, _tell: Rc<dyn Fn(CoreId)>) {}
 }
 
 impl dyn Network {

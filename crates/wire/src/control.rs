@@ -39,6 +39,11 @@ pub enum Command {
     DeleteFilesystem {
         name: String,
     },
+    /// A supervisor's word: this life of a node's daemon has ended. Also taken as a datagram.
+    Died {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -59,6 +59,7 @@ pub struct Rpc {
     addresses: RefCell<Addresses>,
     inner: RefCell<Inner>,
     running: Rc<Running>,
+    refusals: RefCell<Option<Rc<dyn Fn(CoreId)>>>,
     this: Weak<Rpc>,
 }
 
@@ -159,6 +160,7 @@ impl Rpc {
             addresses: RefCell::default(),
             inner: RefCell::new(inner),
             running: Rc::new(running),
+            refusals: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -177,7 +179,8 @@ impl Rpc {
             inner.deadlines.clear();
             std::mem::take(&mut inner.calls)
         };
-        drop((handlers, calls));
+        let refusals = self.refusals.borrow_mut().take();
+        drop((handlers, calls, refusals));
     }
 
     /// Where this network listens.
@@ -293,13 +296,20 @@ impl Rpc {
     }
 
     fn poll(&self, now: Instant) -> usize {
-        let (mut work, overdue) = {
+        let (mut work, refused, overdue) = {
             let mut inner = self.inner.borrow_mut();
-            let arrived = inner.receive(now);
+            let (arrived, refused) = inner.receive(now);
             inner.endpoint.handle_timeout(now);
             inner.sweep(now);
-            (arrived, inner.take_overdue(now))
+            (arrived, refused, inner.take_overdue(now))
         };
+        for address in refused {
+            let core = self.addresses.borrow().core_at.get(&address).copied();
+            let tell = self.refusals.borrow().clone();
+            if let (Some(core), Some(tell)) = (core, tell) {
+                tell(core);
+            }
+        }
         work += overdue.len();
         for caller in overdue {
             caller.completer.complete(Err(CallError::Timeout));
@@ -345,15 +355,17 @@ impl Inner {
         Some(caller)
     }
 
-    fn receive(&mut self, now: Instant) -> usize {
+    /// How many datagrams arrived, and at which addresses nobody listens.
+    fn receive(&mut self, now: Instant) -> (usize, Vec<SocketAddr>) {
         let Self { link, endpoint, .. } = self;
         let arrived = link.receive(&mut |received| {
             endpoint.handle_datagram(now, received.from, received.ecn, received.data);
         });
-        for address in link.take_unreachable() {
-            endpoint.handle_unreachable(now, address);
+        let refused = link.take_unreachable();
+        for address in &refused {
+            endpoint.handle_unreachable(now, *address);
         }
-        arrived
+        (arrived, refused)
     }
 
     /// Takes out the calls whose time is over.
@@ -501,6 +513,11 @@ impl Network for Rpc {
             }
         }
         *self.addresses.borrow_mut() = addresses;
+    }
+
+    fn watch_refusals(&self, tell: Rc<dyn Fn(CoreId)>) {
+        let before = self.refusals.borrow_mut().replace(tell);
+        drop(before);
     }
 }
 
