@@ -10,9 +10,9 @@ use raft::StateRole;
 use std::rc::Rc;
 use weft_reactor::Instant;
 use weft_reactor::sync::Completer;
-use weft_wire::{MapVersion, NodeId};
 use weft_wire::manager::ManagerReply;
 use weft_wire::map::{Change, Delta, Map, State};
+use weft_wire::{MapVersion, NodeId};
 
 const PHASES: u32 = 9;
 

@@ -37,7 +37,10 @@ pub enum Role {
 pub(crate) enum Input {
     Message(NodeId, bytes::Bytes),
     Unreachable(u64),
-    Snapshot { voter: u64, arrived: bool },
+    Snapshot {
+        voter: u64,
+        arrived: bool,
+    },
     Rejoin(NodeId, Completer<ManagerReply>),
     /// The node's process has ended.
     Died(NodeId),
@@ -329,7 +332,10 @@ impl Shared {
         let leader = self.leader.get();
         let request = ManagerRequest::Suspect { cluster: map.cluster, node };
         let targets = map.managers.iter().copied().filter(|manager| *manager != node);
-        self.tell(targets.filter(|manager| leader == Some(node) || leader.is_none_or(|leader| leader == *manager)), &request);
+        self.tell(
+            targets.filter(|manager| leader == Some(node) || leader.is_none_or(|leader| leader == *manager)),
+            &request,
+        );
     }
 
     /// Tells other nodes something once; they needn't answer.

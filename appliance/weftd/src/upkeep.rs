@@ -115,8 +115,8 @@ async fn make(leads: &Leads, map: &Map, wanted: Move) {
         Move::Ensemble(_) => Proposal::NewEnsemble { node: core.node, incarnation, bucket, epoch },
         Move::Leader(_, to) => Proposal::HandOver { node: core.node, incarnation, bucket, epoch, to },
     });
-    let shown = watch
-        .wait_for(|map| map.as_ref().and_then(|map| map.bucket(bucket)).is_none_or(|bucket| bucket.epoch > epoch));
+    let shown =
+        watch.wait_for(|map| map.as_ref().and_then(|map| map.bucket(bucket)).is_none_or(|bucket| bucket.epoch > epoch));
     // Refused or lost: looked at again.
     let _ = handle.timeout(SHOW_MAX, shown).await;
 }

@@ -356,6 +356,6 @@ fn an_idle_client_sends_next_to_nothing() {
         stats.iter().filter(|task| task.name == "follow the map").map(|task| task.polls).sum::<u64>()
     };
     let polls = polls(&time.handle().task_stats()) - polls(&before);
-    assert!(polls <= 50, "{polls} polls");
+    assert!(polls <= 80, "{polls} polls");
     drop(client);
 }
