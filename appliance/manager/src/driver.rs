@@ -283,7 +283,7 @@ impl Driver {
         if let (Some(node), Some(incarnation)) = (self.shared.node.get(), self.shared.incarnation.get()) {
             self.shared.hear(node, incarnation);
         }
-        let ask = self.shared.health.borrow_mut().to_ask(&map, now, &self.shared.tunables);
+        let ask = self.shared.health.borrow_mut().whom_to_ask(&map, now, &self.shared.tunables);
         ask.into_iter().for_each(|node| self.ask(node));
         if self.in_flight.is_some() || !self.consensus.is_settled() {
             return false;

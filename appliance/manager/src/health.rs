@@ -114,7 +114,7 @@ impl Health {
     }
 
     /// Whom to ask now. Each of them is answered for by [`Health::answered`].
-    pub fn to_ask(&mut self, map: &Map, now: Instant, tunables: &Tunables) -> Vec<NodeId> {
+    pub fn whom_to_ask(&mut self, map: &Map, now: Instant, tunables: &Tunables) -> Vec<NodeId> {
         let mut ask = Vec::new();
         for node in map.nodes.values() {
             let Some(vitals) = self.nodes.get_mut(&node.id).filter(|vitals| !vitals.asking) else { continue };
@@ -243,12 +243,12 @@ mod tests {
     fn silence_is_asked_about_and_then_believed() {
         let (tunables, map) = (Tunables::default(), map(State::Up));
         let mut health = led(&tunables);
-        assert_eq!(health.to_ask(&map, at(0), &tunables), [NodeId(1), NodeId(2)], "everyone, at the beginning");
+        assert_eq!(health.whom_to_ask(&map, at(0), &tunables), [NodeId(1), NodeId(2)], "everyone, at the beginning");
         let node = &map.nodes[&NodeId(1)];
         health.answered(node, Answer::Lives(Some(Incarnation(3))), at(1), &tunables);
         health.answered(&map.nodes[&NodeId(2)], Answer::Silence, at(300), &tunables);
         assert_eq!(health.judge(&map, at(700), &tunables), BTreeMap::new());
-        assert_eq!(health.to_ask(&map, at(700), &tunables), [NodeId(2)]);
+        assert_eq!(health.whom_to_ask(&map, at(700), &tunables), [NodeId(2)]);
         assert_eq!(health.judge(&map, at(760), &tunables), BTreeMap::from([(NodeId(2), State::Away)]));
         assert_eq!(health.judge(&map, at(1501), &tunables).len(), 2);
     }
@@ -273,10 +273,10 @@ mod tests {
         let node = &map.nodes[&NodeId(1)];
         health.hear(NodeId(1), at(0), &tunables);
         health.hear(NodeId(2), at(0), &tunables);
-        health.to_ask(&map, at(0), &tunables);
+        health.whom_to_ask(&map, at(0), &tunables);
         health.answered(node, Answer::Refused, at(1), &tunables);
         assert_eq!(health.judge(&map, at(1), &tunables), BTreeMap::new());
-        assert_eq!(health.to_ask(&map, at(2), &tunables), [NodeId(1)]);
+        assert_eq!(health.whom_to_ask(&map, at(2), &tunables), [NodeId(1)]);
         health.answered(node, Answer::Refused, at(3), &tunables);
         assert_eq!(health.judge(&map, at(3), &tunables), BTreeMap::from([(NodeId(1), State::Away)]));
     }

@@ -51,7 +51,7 @@ pub trait Network {
     fn set_addresses(&self, map: &Map);
 
     /// Has `tell` hear of cores at whose address nobody listens any more. Networks that can't know tell nothing.
-    fn watch_refusals(&self, _tell: Rc<dyn Fn(CoreId)>) {}
+    fn watch_refusals(&self, _tell: TellRefusal) {}
 }
 
 impl dyn Network {
@@ -84,6 +84,9 @@ impl dyn Network {
 pub fn flatten<E>(outcome: Result<Result<Response, CallError>, E>) -> Result<Response, CallError> {
     outcome.unwrap_or(Err(CallError::SessionLost))
 }
+
+/// Hears of cores at whose address nobody listens.
+pub type TellRefusal = Rc<dyn Fn(CoreId)>;
 
 /// Answers the requests of one service.
 pub type Handler = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Response>>>>;

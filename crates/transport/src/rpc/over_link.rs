@@ -3,7 +3,7 @@
 //! Everything happens in [`Poller::poll`], once per turn of the core's loop: what arrived is taken in and handed on, what tasks
 //! asked for since is sent in as few system calls as possible. Calls and responses only queue.
 
-use super::{CallError, Handler, Network, Request, Response, fits};
+use super::{CallError, Handler, Network, Request, Response, TellRefusal, fits};
 use crate::endpoint::{CallId, Endpoint, Event, Refusal, RequestId, Stats, Transmit};
 use crate::options::EndpointOptions;
 use bytes::Bytes;
@@ -59,7 +59,7 @@ pub struct Rpc {
     addresses: RefCell<Addresses>,
     inner: RefCell<Inner>,
     running: Rc<Running>,
-    refusals: RefCell<Option<Rc<dyn Fn(CoreId)>>>,
+    refusals: RefCell<Option<TellRefusal>>,
     this: Weak<Rpc>,
 }
 
@@ -515,7 +515,7 @@ impl Network for Rpc {
         *self.addresses.borrow_mut() = addresses;
     }
 
-    fn watch_refusals(&self, tell: Rc<dyn Fn(CoreId)>) {
+    fn watch_refusals(&self, tell: TellRefusal) {
         let before = self.refusals.borrow_mut().replace(tell);
         drop(before);
     }
