@@ -16,6 +16,7 @@ pub mod names;
 pub mod node;
 pub mod oracle;
 pub mod process;
+mod quiet;
 pub mod run;
 pub mod stripes;
 pub mod trace;

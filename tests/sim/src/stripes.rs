@@ -1,5 +1,6 @@
 //! The checker of what is on the drives: each bucket compares its stripes with the drives' blocks, parity and owners.
 
+use crate::quiet;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -55,6 +56,7 @@ pub fn repair(world: &mut World) -> Result<(), String> {
 
 /// Checks every bucket that is served, each of which must be served by one node.
 pub fn check(world: &mut World, bucket_count: usize) -> Result<(), String> {
+    quiet::settle(world, bucket_count);
     let mut served: BTreeMap<BucketId, usize> = BTreeMap::new();
     let mut problems = Vec::new();
     for (node, bucket) in buckets(world) {
