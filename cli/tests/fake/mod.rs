@@ -204,6 +204,7 @@ impl Mind {
                 self.filesystems.lock().unwrap().retain(|fs| fs.name != name);
                 Answer::Done
             }
+            Command::Died { .. } => Answer::Done,
         }
     }
 
