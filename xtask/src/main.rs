@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod down;
 mod posix;
 mod sim;
@@ -31,6 +32,8 @@ enum Verb {
     Sim(sim::Sim),
     /// Run public test suites on a mounted cluster that is started for them
     Posix(posix::Posix),
+    /// Measure what work costs, beside a FUSE pass-through and GlusterFS
+    Bench(bench::Bench),
 }
 
 fn main() -> std::process::ExitCode {
@@ -40,6 +43,7 @@ fn main() -> std::process::ExitCode {
         Verb::Down(down) => down.run(),
         Verb::Sim(sim) => sim.run(),
         Verb::Posix(posix) => posix.run(),
+        Verb::Bench(bench) => bench.run(),
     };
     match result {
         Ok(code) => code,

@@ -9,7 +9,8 @@ const SHARED: [&str; 7] =
 const APPLIANCE: [&str; 6] = ["weft-drive", "weft-journal", "weft-bucket", "weft-namespace", "weft-manager", "weftd"];
 const FACES: [&str; 2] = ["weft-cli", "weft-fuse"];
 /// They test and build the others and may use all of them; nobody uses them but they each other.
-const TOOLS: [&str; 6] = ["weft-sim", "weft-models", "weft-cluster-tests", "weft-posix-tests", "weft-house", "xtask"];
+const TOOLS: [&str; 7] =
+    ["weft-sim", "weft-models", "weft-cluster-tests", "weft-posix-tests", "weft-bench", "weft-house", "xtask"];
 
 /// Needs of the faces in the appliance: the CLI prints what is on a drive.
 const EXCEPTIONS: [(&str, &str); 1] = [("weft-cli", "weft-drive")];
