@@ -1,9 +1,10 @@
 //! How many operations a second one thread does on its hot paths, over drives and a network in memory that take no
 //! time: the bucket's own cost, the journal's and the drives' included. Under callgrind, name one path:
 //!
-//! `cargo run --release -p weft-bucket --example hot_paths -- [commit|read|put|get] [operations]`
+//! `cargo run --release -p weft-bucket --example hot_paths -- [commit|read|put|get|rebuild] [operations]`
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use weft_bucket::{Batch, Bucket, BucketError, BucketParams, KeyBuilder, Object, Tag, Tunables};
@@ -17,10 +18,12 @@ use weft_wire::map::{Ensemble, Protection, State};
 use weft_wire::*;
 
 const CLUSTER: Uuid = Uuid(0xc1);
-const NODES: u16 = 6;
+const NODES: u16 = 7;
+/// The first of them are members; the last one takes the place of one that is lost.
+const SHARDS: u16 = 6;
 const FILE: Object = Object { fs: FsId(1), inode: InodeId(7) };
 /// Blocks of the file that is written and read.
-const FILE_BLOCKS: u64 = 4096;
+const FILE_BLOCKS: u64 = 16384;
 /// Operations under way at a time.
 const DEPTH: u64 = 32;
 
@@ -50,7 +53,7 @@ async fn open(handle: &Handle) -> Bucket {
         id: BucketId(0),
         epoch: Epoch(1),
         protection: Protection { data: 4, parity: 2 },
-        members: (0..u32::from(NODES)).map(DriveId).collect(),
+        members: (0..u32::from(SHARDS)).map(DriveId).collect(),
         states: Rc::new((0..u32::from(NODES)).map(|drive| (DriveId(drive), State::Up)).collect()),
         ensembles: vec![Ensemble { since: Epoch(1), drives: (0..4).map(DriveId).collect() }],
         zone_rows: 256,
@@ -60,6 +63,22 @@ async fn open(handle: &Handle) -> Bucket {
     };
     let network = leader.expect("the first node");
     Bucket::open(params, network, handle.clone(), |_| {}).await.expect("open")
+}
+
+/// Loses a member and waits until all it had is on another drive.
+async fn rebuild(bucket: &Bucket) {
+    let lost = DriveId(u32::from(SHARDS) - 1);
+    let mut members: Vec<DriveId> = (0..u32::from(SHARDS)).map(DriveId).collect();
+    let mut states: BTreeMap<DriveId, State> = (0..u32::from(NODES)).map(|id| (DriveId(id), State::Up)).collect();
+    states.insert(lost, State::Failed);
+    members.iter_mut().filter(|member| **member == lost).for_each(|member| *member = DriveId(u32::from(SHARDS)));
+    let start = Instant::now();
+    bucket.set_members(members, Rc::new(states));
+    while bucket.stats().stripes_by_missing[0] < bucket.stats().stripes {
+        bucket.handle().sleep(Duration::from_micros(10)).await;
+    }
+    let (bytes, took) = (bucket.stats().rebuilt_bytes, start.elapsed());
+    println!(" rebuild: {bytes} bytes in {took:?}: {:.2} s a GB", took.as_secs_f64() * 1e9 / bytes as f64);
 }
 
 fn key(number: u64) -> Bytes {
@@ -129,6 +148,9 @@ fn main() {
             }
             let each = start.elapsed() / operations.max(1) as u32;
             println!("{path:>8}: {:>8.0} a second, {each:?} each", 1.0 / each.as_secs_f64().max(1e-9));
+        }
+        if wanted.as_deref().is_none_or(|wanted| wanted == "rebuild") {
+            rebuild(&bucket).await;
         }
         println!("{:?}", bucket.stats());
     });
