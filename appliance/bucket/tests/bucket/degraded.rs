@@ -1,11 +1,11 @@
 //! Members that are away, lost, replaced, back: writes go on, reads are made from what is left, shards are made again.
 
-use crate::rig::Rig;
+use crate::rig::{DRIVE_BYTES, Rig};
 use bytes::Bytes;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
-use weft_bucket::{Batch, Bucket, BucketError, Object, Tunables};
+use weft_bucket::{Batch, Bucket, BucketError, KeyBuilder, Object, Tag, Tunables};
 use weft_drive::mem::CrashKeeps;
 use weft_reactor::testing::VirtualTime;
 use weft_wire::limits::BLOCK_BYTES;
@@ -124,6 +124,9 @@ fn lost_members_are_replaced_and_the_next_ones_may_go_too() {
         for number in 0..40 {
             write(&bucket, number).await.expect("write");
         }
+        // A root names where the manifest is, and no other follows while its shards move.
+        bucket.finish().await.expect("checkpoint");
+        bucket = rig.open().await;
         for lost in [4, 5] {
             rig.stop_node(lost);
             rig.set_state(lost, State::Failed);
@@ -158,7 +161,6 @@ fn lost_members_are_replaced_and_the_next_ones_may_go_too() {
         rig.tell(&bucket);
         expect(&bucket, 0..40).await;
         whole(&rig, &bucket).await;
-        bucket.finish().await.expect("checkpoint");
         for back in [3, 6] {
             rig.set_state(back, State::Up);
         }
@@ -264,5 +266,144 @@ fn what_is_rebuilt_while_it_changes_is_right() {
         check(&rig, &bucket).await;
         let stats = bucket.stats();
         assert!(stats.rebuilt_shards > 8 && stats.cleaned_sets > 0 && stats.checkpoints > 0, "{stats:?}");
+    });
+}
+
+/// A member fails for good and another takes its place.
+fn lose(rig: &Rig, bucket: &Bucket, node: u16) {
+    rig.stop_node(node);
+    rig.set_state(node, State::Failed);
+    assert!(rig.replace(node));
+    rig.tell(bucket);
+}
+
+#[test]
+fn a_drive_that_is_drained_is_copied_and_readers_follow() {
+    let time = VirtualTime::new(6);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables::default()).await;
+        let bucket = rig.open().await;
+        for number in 0..20 {
+            write(&bucket, number).await.expect("write");
+        }
+        expect(&bucket, 0..20).await;
+        rig.set_state(2, State::Draining);
+        assert!(rig.replace(2));
+        rig.tell(&bucket);
+        assert_eq!(bucket.stats().stripes_by_missing[0], 20, "it is there as long as it takes");
+        while bucket.stats().rebuild.bytes_left > 0 {
+            expect(&bucket, 0..20).await;
+        }
+        rig.handle.sleep(Duration::from_secs(1)).await;
+        expect(&bucket, 0..20).await;
+        let stats = bucket.stats();
+        let all = 20 * 64 * BLOCK_BYTES as u64;
+        assert_eq!((stats.rebuilt_bytes, stats.reconstructions, stats.repaired_stripes), (all, 0, 0), "{stats:?}");
+        rig.stop_node(2);
+        rig.set_state(2, State::Failed);
+        rig.tell(&bucket);
+        assert_eq!(bucket.stats().stripes_by_missing[0], 20);
+        check(&rig, &bucket).await;
+    });
+}
+
+#[test]
+fn a_target_that_leaves_on_the_way_and_comes_back_gets_new_zones() {
+    let time = VirtualTime::new(7);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables { rebuild_chunks_max: 1, ..Tunables::default() }).await;
+        let bucket = rig.open().await;
+        for number in 0..16 {
+            write(&bucket, number).await.expect("write");
+        }
+        lose(&rig, &bucket, 4);
+        for _ in 0..3 {
+            let before = bucket.stats().rebuilt_bytes;
+            while bucket.stats().rebuilt_bytes == before {
+                rig.handle.sleep(Duration::from_micros(50)).await;
+            }
+            rig.fall_silent(6);
+            rig.set_state(6, State::Away);
+            rig.tell(&bucket);
+            expect(&bucket, 0..16).await;
+            rig.handle.sleep(Duration::from_millis(300)).await;
+            rig.speak_again(6);
+            rig.set_state(6, State::Up);
+            rig.tell(&bucket);
+        }
+        whole(&rig, &bucket).await;
+        check(&rig, &bucket).await;
+        expect(&bucket, 0..16).await;
+    });
+}
+
+#[test]
+fn what_is_committed_after_its_set_was_closed_is_rebuilt_too() {
+    let time = VirtualTime::new(8);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables::default()).await;
+        let bucket = rig.open().await;
+        write(&bucket, 0).await.expect("write");
+        let staged = bucket.stage(blocks(1, FULL)).await.expect("stage");
+        lose(&rig, &bucket, 4);
+        rig.handle.sleep(Duration::from_secs(1)).await;
+        let mut batch = Batch::new();
+        batch.place(FILE, FULL, staged);
+        bucket.settled(bucket.commit(batch).await.expect("commit")).await.expect("it stands");
+        whole(&rig, &bucket).await;
+        check(&rig, &bucket).await;
+        expect(&bucket, 0..2).await;
+    });
+}
+
+#[test]
+fn runs_that_only_the_root_names_are_there_for_the_next_leader() {
+    let time = VirtualTime::new(9);
+    time.block_on(async {
+        let tunables = Tunables { memtable_bytes_max: 16 << 10, runs_max: 2, ..Tunables::default() };
+        let rig = Rig::new(time.handle(), tunables).await;
+        let mut bucket = rig.open().await;
+        let key = |number: u64| KeyBuilder::new(FsId(1), Tag::Inode).u64(number).build();
+        let mut keys = 0;
+        for lost in [4, 5] {
+            let merges = bucket.stats().merges;
+            while bucket.stats().merges == merges {
+                let mut batch = Batch::new();
+                batch.put(key(keys), vec![7; 300]);
+                keys += 1;
+                bucket.settled(bucket.commit(batch).await.expect("commit")).await.expect("it stands");
+            }
+            lose(&rig, &bucket, lost);
+            whole(&rig, &bucket).await;
+            bucket.close();
+            rig.crash(CrashKeeps::Nothing).await;
+            bucket = rig.open().await;
+            check(&rig, &bucket).await;
+            for number in 0..keys {
+                assert!(bucket.get(&key(number)).await.expect("get").is_some());
+            }
+        }
+    });
+}
+
+#[test]
+fn damage_is_not_copied() {
+    let time = VirtualTime::new(10);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables::default()).await;
+        let bucket = rig.open().await;
+        for number in 0..8 {
+            write(&bucket, number).await.expect("write");
+        }
+        let shard = blocks(3, FULL).slice(64 * BLOCK_BYTES..65 * BLOCK_BYTES);
+        let at = (0..DRIVE_BYTES / BLOCK_BYTES as u64).map(|block| block * BLOCK_BYTES as u64);
+        let at = at.into_iter().find(|offset| rig.media[1].peek(*offset, BLOCK_BYTES) == shard);
+        rig.media[1].corrupt(at.expect("it is on its drive") + 9, 0x20);
+        lose(&rig, &bucket, 4);
+        whole(&rig, &bucket).await;
+        check(&rig, &bucket).await;
+        expect(&bucket, 0..8).await;
+        let stats = bucket.stats();
+        assert_eq!((stats.lost_stripes, stats.repaired_stripes), (0, 1), "{stats:?}");
     });
 }

@@ -123,10 +123,15 @@ impl Rig {
         self.network.cut(core(node), core(0));
     }
 
-    /// The node is there again, and its drive with it.
-    pub async fn restart_node(&self, node: u16) {
+    /// What [`Rig::fall_silent`] cut works again.
+    pub fn speak_again(&self, node: u16) {
         self.network.mend(core(0), core(node));
         self.network.mend(core(node), core(0));
+    }
+
+    /// The node is there again, and its drive with it.
+    pub async fn restart_node(&self, node: u16) {
+        self.speak_again(node);
         self.network.crash(core(node));
         self.network.restart(core(node));
         self.start_node(node).await;
