@@ -158,6 +158,11 @@ impl Rig {
         true
     }
 
+    /// Other members, in this order.
+    pub fn set_members(&self, drives: impl Iterator<Item = u16>) {
+        *self.members.borrow_mut() = drives.map(|drive| DriveId(u32::from(drive))).collect();
+    }
+
     pub fn is_member(&self, drive: u16) -> bool {
         self.members.borrow().contains(&DriveId(u32::from(drive)))
     }
