@@ -2,7 +2,7 @@
 
 use crate::cache::Cache;
 use crate::drives::DriveStates;
-use crate::extent::Extent;
+use crate::extent::{Extent, Location};
 use crate::held::Held;
 use crate::index::Index;
 use crate::io::FindDrive;
@@ -96,6 +96,8 @@ pub(crate) struct Inner {
 
 /// A bucket that is asked while its index moves looks again so often.
 const LOOKS_MAX: u32 = 64;
+/// Extents that one look at a whole file takes.
+const EXTENTS_MAX: usize = 1024;
 
 #[derive(Default)]
 pub(crate) struct Counters {
@@ -294,15 +296,26 @@ impl Bucket {
     /// Blocks that the file has in this bucket.
     pub async fn count_blocks(&self, object: Object) -> Result<u64, BucketError> {
         let mut blocks = 0;
-        let mut at = 0;
-        loop {
-            let extents = self.extents(object, at..u64::MAX, 1024).await?;
+        let mut at = Some(0);
+        while let Some(from) = at {
+            let extents = self.extents(object, from..u64::MAX, EXTENTS_MAX).await?;
             blocks += extents.iter().map(|extent| u64::from(extent.blocks)).sum::<u64>();
-            match extents.last() {
-                Some(last) if extents.len() == 1024 => at = last.end(),
-                _ => return Ok(blocks),
-            }
+            at = more_from(&extents);
         }
+        Ok(blocks)
+    }
+
+    /// Whether any block of the range was written, and not only reserved.
+    pub async fn is_written(&self, object: Object, range: Range<u64>) -> Result<bool, BucketError> {
+        let mut at = Some(range.start);
+        while let Some(from) = at {
+            let extents = self.extents(object, from..range.end, EXTENTS_MAX).await?;
+            if extents.iter().any(|extent| extent.location != Location::Zero) {
+                return Ok(true);
+            }
+            at = more_from(&extents);
+        }
+        Ok(false)
     }
 
     /// Extents that begin in or reach into `range`: the first so many, or one less.
@@ -399,6 +412,11 @@ impl Bucket {
         self.0.stripes.work.notify_one();
         self.0.progress.notify_all();
     }
+}
+
+/// Where the next look at a file's extents begins, if this one may not have shown all: it may be one short.
+fn more_from(extents: &[Extent]) -> Option<u64> {
+    extents.last().filter(|_| extents.len() + 1 >= EXTENTS_MAX).map(Extent::end)
 }
 
 fn moving() -> BucketError {

@@ -24,6 +24,9 @@ impl Namespace {
                 self.cut_here(&self.own_call(fs), inode, cut_generation, size_bytes).await?;
                 ParticipantReply::Done
             }
+            ParticipantOp::Holds { fs, inode, start, end } => {
+                ParticipantReply::Holds(self.holds(&self.own_call(fs), inode, &(start..end)).await?)
+            }
             ParticipantOp::Write { fs, inode, offset, cut_generation } => {
                 self.write(&self.own_call(fs), inode, offset, cut_generation, false, body).await?;
                 ParticipantReply::Done

@@ -47,8 +47,11 @@ impl Namespace {
         if inode.cutting {
             return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
         }
-        if let Some(size) = set.size_bytes {
-            self.clear_beyond_end(call, number, &mut inode, size).await?;
+        if let Some(size) = set.size_bytes
+            && inode.kind == FileKind::File
+            && size <= FILE_BYTES_MAX
+        {
+            self.uncover(call, number, &mut inode, size).await?;
         }
         if let Some(mode) = set.mode {
             inode.mode = mode & 0o7777;
@@ -101,7 +104,7 @@ impl Namespace {
     }
 
     /// Commits the batch with the beginning of a cut, and makes the cut everywhere. Answers the batch that ends it.
-    async fn cut_elsewhere(
+    pub(crate) async fn cut_elsewhere(
         self: &Rc<Self>,
         call: &Call,
         number: InodeId,
@@ -122,24 +125,6 @@ impl Namespace {
         }
         batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
         Ok(batch)
-    }
-
-    /// Before a truncate makes a file grow over slabs of other buckets: what was written there and never published goes.
-    async fn clear_beyond_end(
-        self: &Rc<Self>,
-        call: &Call,
-        number: InodeId,
-        inode: &mut Inode,
-        size: u64,
-    ) -> Result<(), FsError> {
-        if inode.kind != FileKind::File || size <= inode.size.max(SLAB_BYTES) || size > FILE_BYTES_MAX {
-            return Ok(());
-        }
-        inode.cut_generation += 1;
-        let end = inode.size.max(SLAB_BYTES);
-        let batch = self.cut_elsewhere(call, number, inode, end, Batch::new()).await?;
-        self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
-        Ok(())
     }
 
     /// Sets the size. What lies beyond is gone, and what a later extension uncovers is zeros. True: other buckets must

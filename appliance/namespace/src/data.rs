@@ -325,19 +325,23 @@ impl Namespace {
 
     /// Data that a client wrote to other buckets becomes part of the file.
     pub(crate) async fn publish(
-        &self,
+        self: &Rc<Self>,
         call: &Call,
         number: InodeId,
-        end: u64,
+        written: Range<u64>,
         cut_generation: u64,
         kill_setid: bool,
     ) -> Outcome {
+        let end = written.end;
         if end > FILE_BYTES_MAX {
             return Err(errno::EFBIG);
         }
         let _guard = self.lock_inodes(call, [number]).await;
         let mut inode = self.file(call, number).await?;
         if end > 0 && cut_generation < inode.cut_generation {
+            return Err(FsError::Cut { generation: inode.cut_generation });
+        }
+        if end > inode.size && self.uncover(call, number, &mut inode, written.start).await? {
             return Err(FsError::Cut { generation: inode.cut_generation });
         }
         let mut batch = Batch::new();

@@ -7,6 +7,7 @@
 mod acl;
 mod assist;
 mod attr;
+mod beyond;
 mod create;
 mod cut;
 mod data;
@@ -183,8 +184,8 @@ impl Namespace {
                 self.write(call, inode, offset, cut_generation, kill_setid, body).await
             }
             FsOp::Append { inode, kill_setid } => self.append(call, inode, kill_setid, body).await,
-            FsOp::Publish { inode, end, cut_generation, kill_setid } => {
-                self.publish(call, inode, end, cut_generation, kill_setid).await
+            FsOp::Publish { inode, start, end, cut_generation, kill_setid } => {
+                self.publish(call, inode, start..end, cut_generation, kill_setid).await
             }
             FsOp::Fallocate { inode, offset, len_bytes, mode, cut_generation } => {
                 self.fallocate(call, inode, offset, len_bytes, mode, cut_generation).await
@@ -201,7 +202,6 @@ impl Namespace {
             FsOp::TestLock { inode, lock } => self.test_lock(call, inode, lock).await,
             FsOp::CancelLock { inode, owner, waiting } => self.cancel_lock(call, inode, owner, waiting),
             FsOp::ReleaseLocks { inode, kind, owner } => self.release_locks(call, inode, kind, owner),
-            FsOp::Extend { .. } => Err(errno::EOPNOTSUPP),
         }
     }
 

@@ -150,7 +150,7 @@ impl Client {
                 // What is in slab 0 has published itself.
                 _ if stands <= SLAB_BYTES => {}
                 // A cut came in between and may have taken some of it: once more.
-                _ if self.publish(inode, stands, oldest, kill_setid).await?.is_none() => continue,
+                _ if self.publish(inode, offset..stands, oldest, kill_setid).await?.is_none() => continue,
                 _ => {}
             }
             return Ok((stands - offset) as usize);
@@ -206,16 +206,17 @@ impl Client {
         }
     }
 
-    /// The data up to `end` is durable: makes it part of the file. 0: only the times change. `None`: a cut has come since
-    /// the generation that the data was written under.
+    /// The data is durable: makes it part of the file. Up to 0: only the times change. `None`: a cut has come since the
+    /// generation that the data was written under.
     async fn publish(
         &self,
         inode: InodeId,
-        end: u64,
+        written: Range<u64>,
         cut_generation: u64,
         kill_setid: bool,
     ) -> Result<Option<Attr>, Errno> {
-        let op = FsOp::Publish { inode, end, cut_generation, kill_setid };
+        let Range { start, end } = written;
+        let op = FsOp::Publish { inode, start, end, cut_generation, kill_setid };
         match self.change(inode.position(), op, Bytes::new()).await {
             Ok((FsReply::Attr(attr), _)) => {
                 self.learn(&attr);
@@ -271,7 +272,7 @@ impl Client {
                     oldest = oldest.min(outcome?);
                 }
             }
-            if end <= SLAB_BYTES || self.publish_fallocated(inode, end, oldest, mode).await? {
+            if end <= SLAB_BYTES || self.publish_fallocated(inode, offset..end, oldest, mode).await? {
                 return Ok(());
             }
         }
@@ -281,13 +282,17 @@ impl Client {
     async fn publish_fallocated(
         &self,
         inode: InodeId,
-        end: u64,
+        range: Range<u64>,
         cut_generation: u64,
         mode: FallocateMode,
     ) -> Result<bool, Errno> {
-        let grows =
-            matches!(mode, FallocateMode::Allocate { keep_size: false } | FallocateMode::Zero { keep_size: false });
-        let published = self.publish(inode, if grows { end } else { 0 }, cut_generation, false).await?;
+        let written = match mode {
+            // What is there stays: nothing of the range was written.
+            FallocateMode::Allocate { keep_size: false } => range.end..range.end,
+            FallocateMode::Zero { keep_size: false } => range,
+            _ => 0..0,
+        };
+        let published = self.publish(inode, written, cut_generation, false).await?;
         Ok(published.is_some())
     }
 

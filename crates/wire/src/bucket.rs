@@ -47,6 +47,13 @@ pub enum ParticipantOp {
         cut_generation: u64,
         size_bytes: u64,
     },
+    /// Whether bytes of this range were ever written to slabs of this bucket, zeros aside.
+    Holds {
+        fs: FsId,
+        inode: InodeId,
+        start: u64,
+        end: u64,
+    },
     /// The inode's leader writes the data in the body to a slab of this bucket.
     Write {
         fs: FsId,
@@ -84,6 +91,7 @@ pub enum ParticipantReply {
     },
     Undecided,
     Done,
+    Holds(bool),
     Parent(InodeId),
     Name(Option<(InodeId, FileKind)>),
     /// The request could not be served: by what follows.

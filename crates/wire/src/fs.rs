@@ -294,15 +294,12 @@ pub enum FsOp {
         inode: InodeId,
         kill_setid: bool,
     },
-    /// A client will write up to `end`: journalled before the data is written beyond the size.
-    Extend {
-        inode: InodeId,
-        end: u64,
-    },
-    /// Data up to `end` is durable at the slabs' owners: publishes the size and the times. `end` 0: times only.
-    /// `cut_generation`: the oldest that the data was written under; if a cut came since, it is to be written again.
+    /// Data from `start` to `end` is durable at the slabs' owners: publishes the size and the times. `end` 0: times only.
+    /// `cut_generation`: the oldest that the data was written under; if a cut came since, or comes now because others left
+    /// something before `start` that they never published, it is to be written again.
     Publish {
         inode: InodeId,
+        start: u64,
         end: u64,
         cut_generation: u64,
         kill_setid: bool,
@@ -379,10 +376,6 @@ pub enum FsReply {
     Written {
         offset: u64,
         attr: Option<Attr>,
-    },
-    Extended {
-        cut_generation: u64,
-        end: u64,
     },
     Offset(Option<u64>),
     Blocks(u64),

@@ -59,7 +59,7 @@ impl Checked {
         if grows && end as usize > self.model.len() {
             self.model.resize(end as usize, 0);
             let cut_generation = self.client.getattr(self.inode).await.unwrap().cut_generation;
-            let op = FsOp::Publish { inode: self.inode, end, cut_generation, kill_setid: false };
+            let op = FsOp::Publish { inode: self.inode, start: offset, end, cut_generation, kill_setid: false };
             self.client.ask(op).await.unwrap();
         }
         let stop = (end as usize).min(self.model.len());
@@ -203,8 +203,8 @@ fn what_was_never_published_does_not_show() {
         client.truncate(f, 4 * MIB).await.unwrap();
         assert_eq!(client.read(f, 2 * MIB, 8192).await, vec![0; 8192]);
         assert_eq!(client.read(f, 0, 6).await, b"small\0");
-        // And one that a truncate overtook.
-        let op = FsOp::Publish { inode: f, end: 5 * MIB, cut_generation: 0, kill_setid: false };
+        // And one that this truncate overtook.
+        let op = FsOp::Publish { inode: f, start: 0, end: 5 * MIB, cut_generation: 0, kill_setid: false };
         assert_eq!(client.ask(op).await.unwrap_err(), FsError::Cut { generation: 1 });
     });
 }

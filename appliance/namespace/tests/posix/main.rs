@@ -3,6 +3,7 @@
 
 mod acl;
 mod attributes;
+mod beyond;
 mod check;
 mod data;
 mod locks;

@@ -433,7 +433,6 @@ impl Client {
             | FsOp::CancelLock { inode, .. }
             | FsOp::ReleaseLocks { inode, .. }
             | FsOp::Append { inode, .. }
-            | FsOp::Extend { inode, .. }
             | FsOp::Publish { inode, .. }
             | FsOp::CountBlocks { inode }
             | FsOp::MakeRoot { root: inode } => inode.position(),
@@ -588,7 +587,7 @@ impl Client {
         }
         if end > SLAB_BYTES {
             let cut_generation = self.getattr(inode).await?.cut_generation;
-            self.ask(FsOp::Publish { inode, end, cut_generation, kill_setid: false }).await?;
+            self.ask(FsOp::Publish { inode, start: offset, end, cut_generation, kill_setid: false }).await?;
         }
         Ok(())
     }

@@ -1,0 +1,85 @@
+//! Data that was written beyond the end and never published: nobody ever sees it.
+
+use crate::rig::*;
+use bytes::Bytes;
+use weft_wire::InodeId;
+use weft_wire::fs::*;
+
+const MIB: u64 = 1 << 20;
+
+/// Durable at the slab's owner, unknown to the inode.
+async fn leave(client: &Client, inode: InodeId, offset: u64, len: usize) {
+    let cut_generation = client.getattr(inode).await.unwrap().cut_generation;
+    let op = FsOp::Write { inode, offset, cut_generation, kill_setid: false };
+    client.ask_with(op, Bytes::from(vec![1; len])).await.unwrap();
+}
+
+fn publish(inode: InodeId, start: u64, end: u64, cut_generation: u64) -> FsOp {
+    FsOp::Publish { inode, start, end, cut_generation, kill_setid: false }
+}
+
+#[test]
+fn a_write_further_out_does_not_uncover_it() {
+    run(90, |rig| async move {
+        let client = rig.client(1);
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 0, b"small").await.unwrap();
+        leave(&client, f, 2 * MIB + 17, 9000).await;
+        leave(&client, f, 5 * MIB, 10).await;
+        // The writer is told to write again, and then it goes through.
+        assert_eq!(client.ask(publish(f, 5 * MIB, 5 * MIB + 10, 0)).await.unwrap_err(), FsError::Cut { generation: 1 });
+        client.write(f, 5 * MIB, b"0123456789").await.unwrap();
+        assert_eq!(client.read(f, 5 * MIB, 100).await, b"0123456789");
+        assert_eq!(client.read(f, MIB, 4 * MIB).await, vec![0; 4 << 20]);
+        assert_eq!(client.read(f, 0, 5).await, b"small");
+        assert_eq!(client.blocks(f).await, 2);
+        // A writer from before the cut can't publish any more.
+        assert_eq!(client.ask(publish(f, 3 * MIB, 8 * MIB, 0)).await.unwrap_err(), FsError::Cut { generation: 1 });
+    });
+}
+
+#[test]
+fn within_a_block_neither() {
+    run(91, |rig| async move {
+        let client = rig.client(1);
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 2 * MIB, &[7; 100]).await.unwrap();
+        leave(&client, f, 2 * MIB + 100, 50).await;
+        let start = 2 * MIB + 200;
+        leave(&client, f, start, 10).await;
+        assert_eq!(client.ask(publish(f, start, start + 10, 0)).await.unwrap_err(), FsError::Cut { generation: 1 });
+        client.write(f, start, &[8; 10]).await.unwrap();
+        let expected = [vec![7; 100], vec![0; 100], vec![8; 10]].concat();
+        assert_eq!(client.read(f, 2 * MIB, 4096).await, expected);
+    });
+}
+
+#[test]
+fn what_the_writer_itself_has_written_is_not_in_its_way() {
+    run(92, |rig| async move {
+        let client = rig.client(1);
+        let f = client.create(ROOT, "f").await.unwrap();
+        for at in 0..5 {
+            client.write(f, at * 700_000, &vec![at as u8 + 1; 700_000]).await.unwrap();
+        }
+        // Nor is what was only reserved.
+        client.fallocate(f, 6 * MIB, MIB, FallocateMode::Allocate { keep_size: true }).await.unwrap();
+        client.write(f, 8 * MIB + 5, b"far").await.unwrap();
+        let attr = client.getattr(f).await.unwrap();
+        assert_eq!((attr.size_bytes, attr.cut_generation), (8 * MIB + 8, 0));
+        assert_eq!(client.read(f, 4 * 700_000, 700_000).await, vec![5; 700_000]);
+    });
+}
+
+#[test]
+fn nor_does_an_allocation_or_the_next_leader() {
+    run(93, |rig| async move {
+        let client = rig.client(1);
+        let f = client.create(ROOT, "f").await.unwrap();
+        leave(&client, f, 3 * MIB, 5000).await;
+        rig.fail_over(rig.bucket_of(f)).await;
+        assert_eq!(client.ask(publish(f, 4 * MIB, 4 * MIB, 0)).await.unwrap_err(), FsError::Cut { generation: 1 });
+        client.ask(publish(f, 4 * MIB, 4 * MIB, 1)).await.unwrap();
+        assert_eq!(client.read(f, 0, 5 * MIB).await, vec![0; 4 << 20]);
+    });
+}
