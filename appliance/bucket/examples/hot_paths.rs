@@ -126,7 +126,8 @@ fn main() {
         let bucket = open(&handle).await;
         let data = Bytes::from(vec![7; BLOCK_BYTES]);
         for slab in 0..FILE_BLOCKS / 256 {
-            let staged = bucket.stage(Bytes::from(vec![slab as u8; 256 * BLOCK_BYTES])).await.expect("stage");
+            let contents = Bytes::from(vec![slab as u8; 256 * BLOCK_BYTES]);
+            let staged = bucket.stage(FILE, slab * 256, contents).await.expect("stage");
             let mut batch = Batch::new();
             batch.place(FILE, slab * 256, staged);
             bucket.commit(batch).await.expect("commit");

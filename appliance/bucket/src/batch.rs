@@ -136,6 +136,8 @@ pub(crate) struct BatchRecord {
     pub zone_sets: Vec<ZoneSetChange>,
     /// Lowest inode serial that was never handed out.
     pub next_serial: u64,
+    /// Blocks that are allocated and hold nothing, absolute.
+    pub reserved_blocks: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub locks: Locks,
     pub held: RefCell<Held>,
     pub next_serial: Cell<u64>,
+    /// Blocks that are allocated and hold nothing.
+    pub reserved_blocks: Cell<u64>,
     pub next_run: Cell<u64>,
     /// Stripes of the manifest that the newest root names.
     pub manifest: RefCell<Vec<IndexStripe>>,

@@ -52,6 +52,7 @@ struct Seen {
     referred: BTreeMap<StripeId, Vec<bool>>,
     records: BTreeMap<StripeId, StripeRecord>,
     held: BTreeSet<(Seq, u32)>,
+    reserved: u64,
     last: Option<(Bytes, u64)>,
 }
 
@@ -116,7 +117,7 @@ impl Bucket {
         }
         seen.last = Some((object, extent.end()));
         match extent.location {
-            Location::Zero => {}
+            Location::Zero => seen.reserved += u64::from(extent.blocks),
             Location::Journal { seq, block } => {
                 for block in block..block + extent.blocks {
                     if !self.0.held.borrow().is_live(seq, block) {
@@ -189,6 +190,10 @@ impl Bucket {
         let held = self.0.held.borrow().live_blocks();
         if held != seen.held.len() as u64 {
             checked.problem(format!("the journal holds {held} live blocks, {} are referred to", seen.held.len()));
+        }
+        let reserved = self.0.reserved_blocks.get();
+        if reserved != seen.reserved {
+            checked.problem(format!("{reserved} blocks count as reserved, {} are", seen.reserved));
         }
         zones.check_counters().into_iter().for_each(|problem| checked.problem(problem));
     }

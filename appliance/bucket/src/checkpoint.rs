@@ -26,6 +26,7 @@ pub(crate) struct Manifest {
     pub runs: Vec<RunMeta>,
     pub zones: ZoneTableImage,
     pub next_serial: u64,
+    pub reserved_blocks: u64,
     pub next_run: u64,
 }
 
@@ -93,6 +94,7 @@ impl Bucket {
             runs: self.0.index.runs().iter().map(|run| run.meta.borrow().clone()).collect(),
             zones: self.0.stripes.zones.borrow().image(),
             next_serial: self.0.next_serial.get(),
+            reserved_blocks: self.0.reserved_blocks.get(),
             next_run: self.0.next_run.get(),
         };
         let encoded = weft_wire::encode(&manifest);

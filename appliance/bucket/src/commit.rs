@@ -25,13 +25,19 @@ const ROOM_WAITS_MAX: u32 = 50;
 
 impl Bucket {
     /// Writes blocks as a full stripe, durably on all members. [`Batch::place`] makes them real; a stripe that is
-    /// dropped unplaced is nobody's.
-    pub async fn stage(&self, data: Bytes) -> Result<Staged, BucketError> {
+    /// dropped unplaced is nobody's. `object` and `first` are where they are to go: what is there makes room.
+    pub async fn stage(&self, object: Object, first: u64, data: Bytes) -> Result<Staged, BucketError> {
         add(&self.0.counters.asked, 1);
         let blocks = (data.len() / BLOCK_BYTES) as u64;
         let mut waits = 0;
         loop {
-            self.admit(blocks).await?;
+            if self.fits(blocks).is_err() {
+                let range = first..first + blocks;
+                let there = self.extents(object, range.clone(), usize::MAX).await?;
+                let replaced = there.iter().filter_map(|extent| extent.clip(&range)).map(|part| u64::from(part.blocks));
+                self.fits(blocks.saturating_sub(replaced.sum()))?;
+            }
+            self.uncrowded().await?;
             match self.0.stripes.stage(Kind::Data, Purse::User, data.clone()).await {
                 // The cleaner may make room yet.
                 Err(BucketError::NoSpace) if waits < ROOM_WAITS_MAX && !self.is_idle() => waits += 1,
@@ -55,18 +61,20 @@ impl Bucket {
         let index = 2 * zones.index_blocks();
         Space {
             blocks: sets * set_blocks * tunables.fill_share_max / 256,
-            used: zones.live_data_blocks() + self.0.held.borrow().live_blocks() + index,
+            used: zones.live_data_blocks() + self.0.held.borrow().live_blocks() + self.0.reserved_blocks.get() + index,
         }
     }
 
-    /// Waits for room for as many blocks of user data; `NoSpace` if cleaning can't make it.
-    pub async fn admit(&self, blocks: u64) -> Result<(), BucketError> {
+    /// `NoSpace` if users can't have as many blocks more.
+    pub fn fits(&self, blocks: u64) -> Result<(), BucketError> {
+        let space = self.space();
+        if blocks > 0 && space.used + blocks > space.blocks { Err(BucketError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Waits until the planner has made room to write; `NoSpace` if it can't.
+    async fn uncrowded(&self) -> Result<(), BucketError> {
         let mut waits = 0;
         loop {
-            let space = self.space();
-            if space.used + blocks > space.blocks {
-                return Err(BucketError::NoSpace);
-            }
             let crowded = self.0.stripes.zones.borrow().sets_len() > self.0.stripes.limits.user();
             let held_full = self.0.held.borrow().resident_bytes() > self.0.tunables.held_bytes_max;
             if !crowded && !held_full {
@@ -98,19 +106,18 @@ impl Bucket {
     /// that make the batch right; extents are locked here. The answer's sequence is to be [`Bucket::settled`] before anyone hears.
     pub async fn commit(&self, batch: Batch) -> Result<Seq, BucketError> {
         add(&self.0.counters.asked, 1);
-        let mut journalled = 0;
+        let mut journalled = false;
         for change in &batch.data {
             match change {
                 DataChange::Write { data, .. } if data.len() % BLOCK_BYTES != 0 => {
                     return Err(BucketError::Bounds(format!("{} bytes are no whole blocks", data.len())));
                 }
-                DataChange::Write { data, .. } => journalled += (data.len() / BLOCK_BYTES) as u64,
-                DataChange::Reserve { range, .. } => journalled += range.end.saturating_sub(range.start),
-                DataChange::Place { .. } | DataChange::Punch { .. } => {}
+                DataChange::Write { .. } => journalled = true,
+                DataChange::Reserve { .. } | DataChange::Place { .. } | DataChange::Punch { .. } => {}
             }
         }
-        if journalled > 0 {
-            self.admit(journalled).await?;
+        if journalled {
+            self.uncrowded().await?;
         }
         // What is being written as a run is in memory beside what comes in meanwhile.
         while self.0.index.is_full(self.0.tunables.memtable_bytes_max) {
@@ -129,6 +136,7 @@ impl Bucket {
             for change in &batch.data {
                 worked.apply(change);
             }
+            self.fits(worked.growth())?;
             match self.commit_now(&batch.changes, &batch.data, &worked, Vec::new(), Purse::User) {
                 Err(LogError::Full) => {}
                 done => return Ok(done?),
@@ -185,6 +193,8 @@ impl Bucket {
                 .collect(),
             zone_sets,
             next_serial: self.0.next_serial.get(),
+            reserved_blocks: (self.0.reserved_blocks.get() + worked.reserved_blocks)
+                .saturating_sub(worked.unreserved_blocks()),
             ..BatchRecord::default()
         };
         record.changes.extend_from_slice(changes);
@@ -278,6 +288,7 @@ impl Bucket {
             }
         }
         self.0.next_serial.set(self.0.next_serial.get().max(record.next_serial));
+        self.0.reserved_blocks.set(record.reserved_blocks);
     }
 
     /// Journals a zone set before anything is written to it, and enters it into the table at the same moment: what is
@@ -286,6 +297,7 @@ impl Bucket {
         let record = BatchRecord {
             zone_sets: vec![ZoneSetChange::Open(set.clone())],
             next_serial: self.0.next_serial.get(),
+            reserved_blocks: self.0.reserved_blocks.get(),
             ..BatchRecord::default()
         };
         let appended = self.0.log.append(RecordKind::Batch, record.encode(&[]));

@@ -52,6 +52,8 @@ pub(crate) struct Worked {
     /// Data blocks of the record, in order.
     pub data: Vec<Bytes>,
     pub data_blocks: u32,
+    /// Blocks that were holes and are allocated now, though they hold nothing.
+    pub reserved_blocks: u64,
     pub pieces: Vec<held::Piece>,
 }
 
@@ -142,8 +144,21 @@ impl Worked {
         }
         for hole in holes {
             let blocks = (hole.end - hole.start) as u32;
+            self.reserved_blocks += u64::from(blocks);
             self.set(object, Extent { first: hole.start, blocks, location: Location::Zero });
         }
+    }
+
+    /// Reserved blocks that were written or given back.
+    pub fn unreserved_blocks(&self) -> u64 {
+        let zeros = self.dead.iter().filter(|dead| dead.location == Location::Zero);
+        zeros.map(|dead| u64::from(dead.blocks)).sum()
+    }
+
+    /// By how much journalled and reserved blocks are more than what they replace, and what else goes.
+    pub fn growth(&self) -> u64 {
+        let dead: u64 = self.dead.iter().map(|dead| u64::from(dead.blocks)).sum();
+        (u64::from(self.data_blocks) + self.reserved_blocks).saturating_sub(dead)
     }
 
     /// The extents of these blocks as they are now.
@@ -200,6 +215,8 @@ mod tests {
         assert_eq!(worked.current(object, &(256..300)).len(), 1);
         assert_eq!(worked.changes().len(), 4);
         assert_eq!(worked.dead.len(), 1);
+        // 254 and 256 are written, 253 and 255 reserved; one was written in vain.
+        assert_eq!((worked.reserved_blocks, worked.unreserved_blocks(), worked.growth()), (2, 0, 5));
         assert_eq!(slabs(object, &(254..258)).count(), 2);
         assert_eq!(slabs(object, &(5..5)).count(), 0);
     }

@@ -90,6 +90,7 @@ impl Bucket {
             locks: Default::default(),
             held: RefCell::default(),
             next_serial: Cell::new(manifest.next_serial.max(1)),
+            reserved_blocks: Cell::new(manifest.reserved_blocks),
             next_run: Cell::new(manifest.next_run),
             manifest: RefCell::new(manifest_stripes),
             merging: RefCell::default(),

@@ -140,6 +140,7 @@ impl Namespace {
         if directory && parent.links >= LINKS_MAX {
             return Err(errno::EMLINK);
         }
+        self.room_for(node.target.len())?;
         let born = Self::new_inode(call, dir, &self.inherited(call.fs, dir, &parent).await?, &node)?;
         let number = InodeId::new(near, self.bucket.serial());
         parent.entries += 1;
@@ -176,6 +177,7 @@ impl Namespace {
         if node.kind != FileKind::File {
             return Err(errno::EINVAL);
         }
+        self.room_for(0)?;
         let parent = self.directory(call, dir).await?;
         let mut born = Self::new_inode(call, dir, &self.inherited(call.fs, dir, &parent).await?, &node)?;
         born.inode.links = 0;
@@ -210,6 +212,7 @@ impl Namespace {
             if dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry.is_some() {
                 return Err(errno::EEXIST);
             }
+            self.room_for(0)?;
             let inherited = self.inherited(call.fs, dir, &parent).await?;
             let born = Self::new_inode(call, dir, &inherited, node)?;
             self.add_part(call, plan, InodeId::new(position, 0), Part::Make { position, born })?;
@@ -236,6 +239,7 @@ impl Namespace {
             if dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?.dentry.is_some() {
                 return Err(errno::EEXIST);
             }
+            self.room_for(0)?;
             self.add_part(call, plan, number, Part::Link { inode: number })?;
             let put = Part::PutName { dir, name: name.clone(), expected: None, entry: None, inherited: None };
             self.add_part(call, plan, dir, put)?;

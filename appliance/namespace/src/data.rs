@@ -175,6 +175,9 @@ impl Namespace {
             return Ok(());
         }
         if inode.size as usize <= INLINE_BYTES_MAX && inode.blocks == 0 {
+            if range.end as usize > inode.inline.len() {
+                self.room_for(0)?;
+            }
             let mut contents = vec![0; inode.size as usize];
             contents[..inode.inline.len()].copy_from_slice(&inode.inline);
             contents[range.start as usize..range.end as usize].copy_from_slice(&data);
@@ -269,8 +272,10 @@ impl Namespace {
             ));
             at = end;
         }
-        let staged =
-            join_all(parts.into_iter().map(|(at, part)| async move { (at, self.bucket.stage(part).await) })).await;
+        let staged = join_all(
+            parts.into_iter().map(|(at, part)| async move { (at, self.bucket.stage(target, at, part).await) }),
+        )
+        .await;
         let mut placed = Batch::new();
         let mut failed = None;
         for (at, staged) in staged {

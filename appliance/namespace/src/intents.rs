@@ -119,6 +119,11 @@ impl Namespace {
         body: &[u8],
     ) -> Result<ParticipantReply, FsError> {
         let parts: Parts = weft_wire::decode(body).map_err(|_| errno::EINVAL)?;
+        if parts.make()
+            && let Err(full) = self.room_for(0)
+        {
+            return Ok(ParticipantReply::Vetoed(full));
+        }
         let locks = self.bucket.lock(parts.locks()).await;
         if self.intents.borrow().aborted.contains(&transaction) {
             return Ok(ParticipantReply::Changed);

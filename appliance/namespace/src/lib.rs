@@ -224,6 +224,12 @@ impl Namespace {
         Ok((reply, Bytes::new()))
     }
 
+    /// `ENOSPC` if there is no room for one key more, with a value of so many bytes. What makes room is never asked.
+    fn room_for(&self, value_bytes: usize) -> Result<(), FsError> {
+        let blocks = 1 + value_bytes / weft_wire::limits::BLOCK_BYTES;
+        self.bucket.fits(blocks as u64).map_err(errno::of_bucket)
+    }
+
     fn stat_fs(&self) -> Outcome {
         let space = self.bucket.space();
         let free = space.blocks.saturating_sub(space.used);

@@ -126,6 +126,11 @@ impl Parts {
         self.locks().into_iter().chain(names).chain(made).collect()
     }
 
+    /// Whether there will be an inode more.
+    pub fn make(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Make { .. }))
+    }
+
     pub fn takes_tree(&self) -> bool {
         self.parts.contains(&Part::Tree)
     }

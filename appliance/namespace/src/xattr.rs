@@ -64,6 +64,9 @@ impl Namespace {
             (XattrMode::Replace, false) => return Err(errno::ENODATA),
             _ => {}
         }
+        if !said_by_mode {
+            self.room_for(value.len())?;
+        }
         if !exists && !said_by_mode {
             let taken: usize = self.xattrs(call, number).await?.iter().map(|name| name.len() + 1).sum();
             if taken + name.len() + 1 > XATTR_LIST_BYTES_MAX {

@@ -33,7 +33,7 @@ fn blocks(seed: u64, count: u64) -> Bytes {
 /// Writes stripe `number` of the file.
 async fn write(bucket: &Bucket, number: u64) -> Result<(), BucketError> {
     let mut batch = Batch::new();
-    let staged = bucket.stage(blocks(number, FULL)).await?;
+    let staged = bucket.stage(FILE, number * FULL, blocks(number, FULL)).await?;
     batch.place(FILE, number * FULL, staged);
     bucket.settled(bucket.commit(batch).await?).await
 }
@@ -353,7 +353,7 @@ fn what_is_committed_after_its_set_was_closed_is_rebuilt_too() {
         let rig = Rig::new(time.handle(), Tunables::default()).await;
         let bucket = rig.open().await;
         write(&bucket, 0).await.expect("write");
-        let staged = bucket.stage(blocks(1, FULL)).await.expect("stage");
+        let staged = bucket.stage(FILE, FULL, blocks(1, FULL)).await.expect("stage");
         lose(&rig, &bucket, 4);
         rig.handle.sleep(Duration::from_secs(1)).await;
         let mut batch = Batch::new();

@@ -38,7 +38,7 @@ fn low() -> Tunables {
 async fn write(bucket: &Bucket, first: u64, data: Bytes) -> Result<(), BucketError> {
     let mut batch = Batch::new();
     if data.len() >= 16 * BLOCK_BYTES {
-        let staged = bucket.stage(data).await?;
+        let staged = bucket.stage(FILE, first, data).await?;
         batch.place(FILE, first, staged);
     } else {
         batch.write_blocks(FILE, first, data);

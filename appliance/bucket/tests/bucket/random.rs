@@ -98,7 +98,7 @@ impl Life {
                 let count = 16 + self.below(200);
                 let range = self.range(count);
                 let word = self.fresh(count);
-                let staged = self.bucket.stage(filled(word, count)).await?;
+                let staged = self.bucket.stage(file(number), range.start, filled(word, count)).await?;
                 batch.place(file(number), range.start, staged);
                 model.blocks.extend((0..count).map(|i| ((number, range.start + i), word + i)));
             }
