@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod journal;
+pub mod managers;
 pub mod search;
 pub mod transactions;
 pub mod zones;
