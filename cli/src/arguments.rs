@@ -58,7 +58,10 @@ pub enum Verb {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Create, list and delete filesystems
+    /// Read everything that is stored, and compare it with its checksums
+    #[command(subcommand)]
+    Scrub(ScrubVerb),
+    /// Create, list, delete and check filesystems
     #[command(subcommand)]
     Fs(FsVerb),
     /// List drives, and look at what is on them
@@ -118,6 +121,26 @@ pub enum FsVerb {
         #[arg(long)]
         yes: bool,
     },
+    /// Compare what all nodes say of their buckets with each other and with the drives, and wait for the result;
+    /// exits with 0 if all is well, 1 if something is wrong, 2 if not everything could be seen
+    Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScrubVerb {
+    /// Begin a pass over everything on all nodes; what is damaged is repaired
+    Start {
+        /// What each node may read a second, in MiB [default: its scrub_mib_max]
+        #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+        pace: Option<u32>,
+        /// Wait for the end; exits with 0 if all is well, 1 if something was damaged, 2 if not all was seen
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show how the newest pass goes or went, what it found, and when the next is due
+    Status,
+    /// End the pass that runs
+    Stop,
 }
 
 #[derive(Debug, Subcommand)]

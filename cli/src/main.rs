@@ -13,6 +13,7 @@ mod mount;
 mod output;
 mod overview;
 mod pages;
+mod passes;
 mod plan;
 #[cfg(test)]
 mod sample;
@@ -22,7 +23,7 @@ mod table;
 mod time;
 
 use anyhow::Result;
-use arguments::{Arguments, ClusterVerb, DriveVerb, FsVerb, Global, Verb};
+use arguments::{Arguments, ClusterVerb, DriveVerb, FsVerb, Global, ScrubVerb, Verb};
 use clap::Parser;
 use connection::Access;
 use output::{Closed, Output, progress};
@@ -59,6 +60,12 @@ fn run(Arguments { global, verb }: Arguments) -> Result<u8> {
         Verb::Fs(FsVerb::Create { name, size }) => filesystems::create(&access, output, timeout, &name, size)?,
         Verb::Fs(FsVerb::List) => filesystems::list(&access, output, timeout)?,
         Verb::Fs(FsVerb::Delete { name, yes }) => filesystems::delete(&access, output, timeout, &name, yes)?,
+        Verb::Fs(FsVerb::Check) => return passes::check(&mut access, output, timeout),
+        Verb::Scrub(ScrubVerb::Start { pace, wait }) => {
+            return passes::start(&mut access, output, timeout, pace, wait);
+        }
+        Verb::Scrub(ScrubVerb::Status) => return passes::status(&mut access, output, timeout),
+        Verb::Scrub(ScrubVerb::Stop) => return passes::stop(&mut access, output, timeout),
         Verb::Drive(DriveVerb::List) => status::drives(&mut access, output, timeout)?,
         Verb::Drive(DriveVerb::Inspect { file }) => {
             return Ok(if inspect::inspect(output, &file)? { 0 } else { FAILED });

@@ -106,6 +106,22 @@ fn events_of_all_nodes_are_one_list() {
 }
 
 #[test]
+fn passes_of_all_nodes_are_one_result() {
+    let fakes = Fakes::start("passes", 6);
+    assert_eq!(fakes.create("weft1").code, 0);
+    let before = fakes.weft(&["scrub", "status"]);
+    assert!(before.code == 0 && before.out.contains("never ran"), "{before:?}");
+    let found = fakes.weft(&["scrub", "start", "--wait", "--pace", "100", "--json"]);
+    assert_eq!((found.code, &json(&found.out)["verdict"]), (1, &json("\"problems\"")), "{found:?}");
+    let status = fakes.weft(&["scrub", "status"]);
+    assert!(status.out.contains("node2: bucket 3: stripe7 shard 2 on drive4"), "{status:?}");
+    let checked = fakes.weft(&["fs", "check", "--json"]);
+    assert_eq!((checked.code, &json(&checked.out)["verdict"]), (0, &json("\"clean\"")), "{checked:?}");
+    assert_eq!(fakes.weft(&["scrub", "stop"]).code, 0);
+    assert_eq!(fakes.weft(&["scrub", "start", "--pace", "0"]).code, 2);
+}
+
+#[test]
 fn away_and_unclaimed_nodes_are_told_apart() {
     let fakes = Fakes::start("alone", 1);
     let unclaimed = fakes.weft(&["status"]);
@@ -148,7 +164,14 @@ fn shells_and_manuals_know_every_verb() {
     assert!(fakes.weft(&["completion", "bash"]).out.contains("_weft"));
     let directory = fakes.directory.join("man");
     assert_eq!(fakes.weft(&["man", &directory.display().to_string()]).code, 0);
-    for page in ["weft.1", "weft-status.1", "weft-cluster-create.1", "weft-drive-inspect.1"] {
+    for page in [
+        "weft.1",
+        "weft-status.1",
+        "weft-cluster-create.1",
+        "weft-drive-inspect.1",
+        "weft-scrub-start.1",
+        "weft-fs-check.1",
+    ] {
         assert!(directory.join(page).exists(), "{page}");
     }
 }

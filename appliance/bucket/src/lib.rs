@@ -54,7 +54,7 @@ pub use key::{KeyBuilder, Object, Tag};
 pub use lock::{LockGuard, Mode};
 pub use read::ReadExtent;
 pub use rebuild::RebuildProgress;
-pub use scrub::Scrubbed;
+pub use scrub::{ScrubFind, ScrubPass, Scrubbed};
 pub use stripe::Staged;
 pub use tunables::Tunables;
 pub use zone_set::Kind;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 pub const NAME_BYTES_MAX: usize = 63;
 pub const CORES_MAX: usize = 128;
 pub const DRIVES_MAX: usize = 256;
+/// Beyond a year, damage adds up faster than it is found.
+pub const SCRUB_DAYS_MAX: u32 = 366;
 /// Below this the format's fixed regions leave too few zones for data.
 pub const DRIVE_BYTES_MIN: u64 = 64 << 20;
 /// Drives are read and written in blocks of this size.
@@ -46,6 +48,13 @@ pub struct Config {
     /// `info,weft_journal=debug`. Default: `info`.
     #[serde(default = "default_log")]
     pub log: String,
+    /// Within so many days everything on the drives is read and compared with its checksums once; 0: only when
+    /// `weft scrub start` asks for it. Default: 7.
+    #[serde(default = "default_scrub_days")]
+    pub scrub_days: u32,
+    /// What a scrub may read of this node's buckets a second, in MiB. Default: 64.
+    #[serde(default = "default_scrub_mib_max")]
+    pub scrub_mib_max: u32,
     /// The polling threads, numbered from 0 in the order of this file.
     pub cores: Vec<CoreConfig>,
     /// The node's drives.
@@ -112,6 +121,14 @@ fn default_log() -> String {
     "info".into()
 }
 
+fn default_scrub_days() -> u32 {
+    7
+}
+
+fn default_scrub_mib_max() -> u32 {
+    64
+}
+
 impl Config {
     /// Reads and checks a file, without looking at anything else of the machine.
     pub fn load(path: &Path, exposure: Exposure) -> Result<Config, ConfigError> {
@@ -173,6 +190,12 @@ impl Config {
         if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             let shown = socket.display();
             problems.push(format!("the path of a Unix socket has at most {SOCKET_PATH_BYTES_MAX} bytes: {shown}"));
+        }
+        if self.scrub_days > SCRUB_DAYS_MAX {
+            problems.push(format!("scrub_days {} is more than {SCRUB_DAYS_MAX}", self.scrub_days));
+        }
+        if self.scrub_mib_max == 0 {
+            problems.push("scrub_mib_max 0 would never come to an end: set scrub_days = 0 to have no schedule".into());
         }
         if let Err(error) = self.log.parse::<tracing_subscriber::EnvFilter>() {
             problems.push(format!("log {:?} is no filter: {error}", self.log));

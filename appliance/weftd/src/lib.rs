@@ -8,6 +8,7 @@ pub mod drives;
 pub mod lead;
 pub mod node;
 pub mod notify;
+pub mod passes;
 pub mod run;
 pub mod supervise;
 mod upkeep;

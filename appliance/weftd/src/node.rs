@@ -3,6 +3,7 @@
 
 use crate::drives::{self, Device, DriveStore, DrivesError, Found, NodeDrive};
 use crate::lead::{LeadState, Leads, Tunables};
+use crate::passes::{PassOptions, Passes};
 use crate::word::Word;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ pub struct NodeParams {
     pub manager: weft_manager::Tunables,
     pub lead: Tunables,
     pub drive: DriveOptions,
+    pub passes: PassOptions,
 }
 
 /// Makes the network of a core, once it is known which core it is.
@@ -89,6 +91,7 @@ pub struct Node {
     drives: RefCell<Vec<NodeDrive>>,
     manager: RefCell<Option<Rc<Manager>>>,
     leads: RefCell<Option<Leads>>,
+    passes: RefCell<Option<Passes>>,
     service: DriveService,
     incarnation: Cell<Option<Incarnation>>,
     forms: (mpsc::Sender<FormRequest>, RefCell<Option<mpsc::Receiver<FormRequest>>>),
@@ -106,6 +109,7 @@ impl Node {
             drives: RefCell::default(),
             manager: RefCell::default(),
             leads: RefCell::default(),
+            passes: RefCell::default(),
             service: DriveService::new(),
             incarnation: Cell::new(None),
             forms: (sender, RefCell::new(Some(receiver))),
@@ -219,10 +223,23 @@ impl Node {
             self.params.lead,
         );
         *self.leads.borrow_mut() = Some(leads);
+        self.start_passes();
         self.phase.set(Phase::Serving);
         self.event("info", format!("{} serves as {node}, {incarnation}", self.params.name));
         manager.superseded().await;
         Ok(NodeEnd::Superseded)
+    }
+
+    fn start_passes(self: &Rc<Self>) {
+        let (told, led) = (Rc::downgrade(self), Rc::downgrade(self));
+        let tell = Rc::new(move |level: &str, text: String| {
+            if let Some(node) = told.upgrade() {
+                node.event(level, text);
+            }
+        });
+        let led = Rc::new(move || led.upgrade().map(|node| node.buckets()).unwrap_or_default());
+        let passes = Passes::start(self.handle.clone(), self.params.passes, led, tell);
+        *self.passes.borrow_mut() = Some(passes);
     }
 
     async fn start_manager(&self, network: Rc<dyn Network>, store: Rc<DriveStore>) -> Result<Rc<Manager>, NodeEnd> {
@@ -304,6 +321,24 @@ impl Node {
                 Answer::Done
             }
             Command::DeleteFilesystem { name } => self.propose(Proposal::DeleteFilesystem { name }).await,
+            Command::BeginPass { kind, pace_bytes } => {
+                self.with_passes(|passes| match passes.begin(kind, pace_bytes) {
+                    Ok(()) => Answer::Done,
+                    Err(reason) => Answer::Refused(reason),
+                })
+            }
+            Command::StopPass { kind } => self.with_passes(|passes| {
+                passes.stop(kind);
+                Answer::Done
+            }),
+            Command::Pass { kind } => self.with_passes(|passes| Answer::Pass(Box::new(passes.state(kind)))),
+        }
+    }
+
+    fn with_passes(&self, ask: impl FnOnce(&Passes) -> Answer) -> Answer {
+        match &*self.passes.borrow() {
+            Some(passes) => ask(passes),
+            None => Answer::Refused(format!("the node leads nothing yet: it is {}", self.phase.get().name())),
         }
     }
 
@@ -425,7 +460,10 @@ impl Node {
             node: manager.as_ref().and_then(|manager| manager.node),
             version: env!("CARGO_PKG_VERSION").into(),
             phase: self.phase.get().name().into(),
-            waiting: manager.as_ref().and_then(|manager| manager.waiting.clone()),
+            waiting: manager
+                .as_ref()
+                .and_then(|manager| manager.waiting.clone())
+                .or_else(|| self.waiting(map.as_deref())),
             incarnation: self.incarnation.get(),
             cluster: map.as_deref().map(cluster_status),
             manager: manager.map(|manager| ManagerState {
@@ -437,6 +475,37 @@ impl Node {
             drives: self.drives.borrow().iter().map(|drive| self.drive_state(drive)).collect(),
             buckets: self.bucket_states(),
         }
+    }
+
+    /// What the node waits for, by what it does just now.
+    fn waiting(&self, map: Option<&Map>) -> Option<String> {
+        match self.phase.get() {
+            Phase::OpeningDrives => {
+                let paths: Vec<&str> = self.params.devices.iter().map(|device| device.path.as_str()).collect();
+                Some(format!("for the drives to answer: {}", paths.join(", ")))
+            }
+            Phase::Unclaimed => Some("for `weft cluster create` to make it part of a cluster".into()),
+            Phase::Joining => {
+                let managers = map.map(|map| map.managers.len()).unwrap_or_default();
+                Some(format!(
+                    "for the managers to admit it: {} of {managers} must answer and elect a leader",
+                    managers / 2 + 1
+                ))
+            }
+            Phase::Serving => self.waiting_buckets(),
+            Phase::Stopping => Some("for a last checkpoint of its buckets".into()),
+        }
+    }
+
+    fn waiting_buckets(&self) -> Option<String> {
+        let states = self.leads.borrow().as_ref().map(Leads::states).unwrap_or_default();
+        let waits = states.iter().filter_map(|(bucket, _, state, _)| match state {
+            LeadState::Serving => None,
+            LeadState::Opening(reason) | LeadState::Failed(reason) => Some((bucket, reason)),
+        });
+        let waits: Vec<_> = waits.collect();
+        let (bucket, reason) = waits.first()?;
+        Some(format!("{} of {} buckets are not served yet; {bucket}: {reason}", waits.len(), states.len()))
     }
 
     fn drive_state(&self, drive: &NodeDrive) -> DriveState {

@@ -5,6 +5,7 @@ use crate::control::{self, Tokens};
 use crate::drives::Device;
 use crate::node::{MakeNetwork, Node, NodeEnd, NodeParams};
 use crate::notify::{State, notify};
+use crate::passes::PassOptions;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -29,6 +30,8 @@ const CLAIM_TRIES: u32 = 100;
 const CLAIM_PAUSE: Duration = Duration::from_millis(50);
 /// How often the core looks for the cluster's token until it is known.
 const TOKEN_PAUSE: Duration = Duration::from_millis(200);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn seed() -> Result<u64> {
     let mut bytes = [0; 8];
@@ -79,6 +82,10 @@ pub fn run(config: &Config) -> Result<()> {
         manager: Default::default(),
         lead: Default::default(),
         drive: DriveOptions::default(),
+        passes: PassOptions {
+            scrub_period: DAY * config.scrub_days,
+            scrub_pace_bytes: u64::from(config.scrub_mib_max) << 20,
+        },
     };
     let node = Node::new(handle.clone(), params);
     control::attach(Rc::clone(&node));

@@ -1,5 +1,6 @@
 //! Nodes that only talk: they answer commands over a Unix socket and over TCP, and keep no data.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use weft_wire::control::{
     Answer, BucketState, ClusterStatus, Command, Description, DriveDescription, DriveState, Envelope, Event,
-    FilesystemEntry, ManagerState, NodeState, Status,
+    FilesystemEntry, ManagerState, NodeState, PassKind, PassPhase, PassState, Status,
 };
 use weft_wire::map::Map;
 use weft_wire::{Incarnation, NodeId, Uuid};
@@ -87,7 +88,8 @@ pub struct Fake {
 impl Fake {
     fn start(directory: &Path, number: u16, filesystems: Filesystems) -> Self {
         let refusing = Arc::new(AtomicBool::new(false));
-        let mut mind = Mind { number, control: ([127, 0, 0, 1], 1).into(), map: None, filesystems };
+        let mut mind =
+            Mind { number, control: ([127, 0, 0, 1], 1).into(), map: None, filesystems, passes: BTreeMap::new() };
         let refuses = Arc::clone(&refusing);
         Self::listen(directory, &format!("node{number}.sock"), refusing, move |control| {
             mind.control = control;
@@ -167,6 +169,7 @@ struct Mind {
     control: SocketAddr,
     map: Option<Map>,
     filesystems: Filesystems,
+    passes: BTreeMap<PassKind, PassState>,
 }
 
 impl Mind {
@@ -205,7 +208,26 @@ impl Mind {
                 Answer::Done
             }
             Command::Died { .. } => Answer::Done,
+            Command::BeginPass { kind, .. } => {
+                self.passes.insert(kind, self.pass(kind));
+                Answer::Done
+            }
+            Command::StopPass { .. } => Answer::Done,
+            Command::Pass { kind } => {
+                let state = self.passes.get(&kind).cloned();
+                Answer::Pass(Box::new(state.unwrap_or_else(|| PassState::never(kind))))
+            }
         }
+    }
+
+    /// Over before anyone can ask. The second node has damage, and nobody's check finds anything.
+    fn pass(&self, kind: PassKind) -> PassState {
+        let mut state = PassState { phase: PassPhase::Ended, buckets: 4, buckets_done: 4, ..PassState::never(kind) };
+        if kind == PassKind::Scrub && self.number == 2 {
+            state.damaged = 1;
+            state.problems.push("bucket 3: stripe7 shard 2 on drive4".into());
+        }
+        state
     }
 
     fn describe(&self) -> Description {

@@ -44,6 +44,19 @@ pub enum Command {
         node: NodeId,
         incarnation: Incarnation,
     },
+    /// Begins a pass over all buckets that the node leads; a node makes one at a time.
+    BeginPass {
+        kind: PassKind,
+        /// What it may read a second; the node's own bound if not given. Checks know no bound.
+        pace_bytes: Option<u64>,
+    },
+    StopPass {
+        kind: PassKind,
+    },
+    /// How the newest pass of a kind goes, or went.
+    Pass {
+        kind: PassKind,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,6 +67,7 @@ pub enum Answer {
     Status(Box<Status>),
     Events(Vec<Event>),
     Token(String),
+    Pass(Box<PassState>),
     /// What was asked for can't be done; the text says why and what to do.
     Refused(String),
 }
@@ -204,4 +218,98 @@ pub struct BucketStats {
     #[serde(default)]
     pub lost_stripes: u64,
     pub trouble: Option<String>,
+}
+
+/// Something that is done to everything a node leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassKind {
+    /// Every block is read and compared with its checksum.
+    Scrub,
+    /// Everything that buckets say of themselves is compared with the drives.
+    Check,
+}
+
+impl PassKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scrub => "scrub",
+            Self::Check => "check",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassPhase {
+    Never,
+    Running,
+    Ended,
+    /// Ended before it was through, because someone asked for that or for another pass.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassCause {
+    Asked,
+    Schedule,
+}
+
+/// A node's newest pass of one kind. Times are nanoseconds since 1970, 0 as long as there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassState {
+    pub kind: PassKind,
+    pub phase: PassPhase,
+    pub cause: PassCause,
+    pub started_ns: i64,
+    pub ended_ns: i64,
+    pub buckets: u64,
+    pub buckets_done: u64,
+    /// Stripes there were when it began.
+    pub stripes: u64,
+    pub stripes_done: u64,
+    /// Blocks of 4 KiB that are as they were written.
+    pub blocks: u64,
+    /// Stripes with a wrong or unreadable block.
+    pub damaged: u64,
+    /// Stripes that were repaired while their bucket was gone through.
+    pub repaired: u64,
+    /// Damaged stripes that wait for their repair just now, whoever found them.
+    pub waiting_for_repair: u64,
+    /// Shards that could not be looked at: their drives were away.
+    pub unreachable_shards: u64,
+    /// What was found and where, as far as there is room.
+    pub problems: Vec<String>,
+    pub more_problems: u64,
+    /// Buckets that were not gone through to the end, with the reason.
+    pub unfinished: Vec<String>,
+    /// When the next bucket is due by schedule.
+    pub next_ns: Option<i64>,
+}
+
+impl PassState {
+    /// No pass of this kind was made since the node started.
+    pub fn never(kind: PassKind) -> Self {
+        Self {
+            kind,
+            phase: PassPhase::Never,
+            cause: PassCause::Asked,
+            started_ns: 0,
+            ended_ns: 0,
+            buckets: 0,
+            buckets_done: 0,
+            stripes: 0,
+            stripes_done: 0,
+            blocks: 0,
+            damaged: 0,
+            repaired: 0,
+            waiting_for_repair: 0,
+            unreachable_shards: 0,
+            problems: Vec::new(),
+            more_problems: 0,
+            unfinished: Vec::new(),
+            next_ns: None,
+        }
+    }
 }

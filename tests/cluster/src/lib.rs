@@ -17,4 +17,5 @@ pub mod node;
 pub mod preflight;
 pub mod process;
 pub mod programs;
+pub mod scene;
 pub mod wait;

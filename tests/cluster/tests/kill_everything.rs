@@ -1,12 +1,11 @@
 //! kill -9 of all nodes in the middle of writing: what fsync acknowledged is there afterwards.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use weft_cluster_tests::cluster::Cluster;
 use weft_cluster_tests::fsync::survivor::Survivor;
 use weft_cluster_tests::layout::Layout;
-use weft_cluster_tests::programs::Programs;
+use weft_cluster_tests::scene::Scene;
 use weft_cluster_tests::{mount, wait};
 
 /// With `cargo xtask test --long` many more.
@@ -17,44 +16,11 @@ fn rounds() -> u64 {
 const ACKNOWLEDGED_MIN: usize = 200;
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
-struct Scene {
-    root: PathBuf,
-    cluster: Cluster,
-}
-
-impl Scene {
-    fn new(name: &str) -> Scene {
-        let root = std::env::temp_dir().join(format!("weft-{name}-{}", std::process::id()));
-        let mut layout = Layout::new(name, 6, "4+2", 512 << 20).unwrap();
-        // Unflushed writes die with the process, as they would with the power.
-        layout.volatile_cache = true;
-        let programs = Programs::beside_this_test().unwrap();
-        let mut cluster = Cluster::create(programs, &root.join("state"), layout).unwrap();
-        cluster.start().unwrap();
-        cluster.form("main").unwrap();
-        std::fs::create_dir_all(root.join("mnt")).unwrap();
-        Scene { root, cluster }
-    }
-
-    fn mountpoint(&self) -> PathBuf {
-        self.root.join("mnt")
-    }
-
-    fn mount(&mut self) {
-        let place = self.mountpoint();
-        self.cluster.mount(&place, "").unwrap();
-    }
-}
-
-impl Drop for Scene {
-    /// A failed test leaves no processes and no mounts, and its state to look at.
-    fn drop(&mut self) {
-        let _ = mount::unmount(&self.mountpoint(), true);
-        let _ = self.cluster.kill_all();
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.root);
-        }
-    }
+fn scene() -> Scene {
+    let mut layout = Layout::new("kill", 6, "4+2", 512 << 20).unwrap();
+    // Unflushed writes die with the process, as they would with the power.
+    layout.volatile_cache = true;
+    Scene::formed("kill", layout).unwrap()
 }
 
 fn fsync(verb: &str, directory: &Path, seed: u64) -> Command {
@@ -70,9 +36,9 @@ fn acknowledged(log: &Path) -> usize {
 #[test]
 #[ignore = "starts a cluster: `cargo xtask test cluster`"]
 fn what_fsync_acknowledged_survives() {
-    let mut scene = Scene::new("kill");
+    let mut scene = scene();
     for round in 0..rounds() {
-        scene.mount();
+        scene.mount().unwrap();
         let directory = scene.mountpoint().join(format!("round{round}"));
         let log = scene.root.join(format!("round{round}.log"));
         std::fs::create_dir(&directory).unwrap();
@@ -86,7 +52,7 @@ fn what_fsync_acknowledged_survives() {
         survivor.wait().unwrap();
 
         scene.cluster.start().unwrap();
-        scene.mount();
+        scene.mount().unwrap();
         // Earlier rounds are checked again: a recovery must not damage what the one before brought back.
         for earlier in 0..=round {
             let directory = scene.mountpoint().join(format!("round{earlier}"));

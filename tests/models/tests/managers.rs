@@ -30,7 +30,7 @@ fn replacing_two_at_once_is_caught() {
 
 #[test]
 fn voting_for_who_knows_less_is_caught() {
-    is_caught(Managers { forgets_max: 0, ..bounds(Variant::VoteForLess) });
+    is_caught(Managers { voters: 3, terms_max: 3, forgets_max: 0, ..bounds(Variant::VoteForLess) });
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl SimNode {
             manager: self.tunables.manager,
             lead: self.tunables.lead,
             drive: self.tunables.drive,
+            passes: weftd::passes::PassOptions::default(),
         }
     }
 }
