@@ -484,7 +484,16 @@ impl Node {
                 let paths: Vec<&str> = self.params.devices.iter().map(|device| device.path.as_str()).collect();
                 Some(format!("for the drives to answer: {}", paths.join(", ")))
             }
-            Phase::Unclaimed => Some("for `weft cluster create` to make it part of a cluster".into()),
+            Phase::Unclaimed => {
+                let drives = self.drives.borrow();
+                let unusable = drives.iter().find_map(|drive| match &drive.found {
+                    Found::Unusable(reason) => {
+                        Some(format!("for a drive that can be used; {}: {reason}", drive.device.path))
+                    }
+                    _ => None,
+                });
+                Some(unusable.unwrap_or_else(|| "for `weft cluster create` to make it part of a cluster".into()))
+            }
             Phase::Joining => {
                 let managers = map.map(|map| map.managers.len()).unwrap_or_default();
                 Some(format!(
