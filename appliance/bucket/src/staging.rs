@@ -38,6 +38,7 @@ impl Stripes {
         let mut last_error = None;
         let mut tries = 0;
         while tries < STAGE_TRIES_MAX {
+            self.check_members()?;
             let version = self.drives.version();
             let (claim, set) = match self.place(kind, purse, encoded.rows).await {
                 Ok(placed) => placed,
@@ -161,8 +162,8 @@ impl Stripes {
         Some((Claim::new(place, &self.zones, &self.work), set))
     }
 
-    /// Opens a zone on each member that is there and journals the set, which stripes of `kind` then go to.
-    async fn open_set(&self, kind: Kind) -> Result<(), BucketError> {
+    /// At most P members may be left out.
+    fn check_members(&self) -> Result<(), BucketError> {
         let drives = self.drives.members();
         let there = drives.iter().filter(|drive| self.drives.is_there(**drive)).count();
         let shards = self.protection.shards();
@@ -170,9 +171,15 @@ impl Stripes {
             return Err(BucketError::NotReady(format!("the bucket has {} members instead of {shards}", drives.len())));
         }
         if there + usize::from(self.protection.parity) < shards {
-            let away = shards - there;
-            return Err(BucketError::NotReady(format!("{away} of {shards} members are away")));
+            return Err(BucketError::NotReady(format!("{} of {shards} members are away", shards - there)));
         }
+        Ok(())
+    }
+
+    /// Opens a zone on each member that is there and journals the set, which stripes of `kind` then go to.
+    async fn open_set(&self, kind: Kind) -> Result<(), BucketError> {
+        self.check_members()?;
+        let drives = self.drives.members();
         let unnamed = self.number_zones();
         let number = unnamed.id;
         let opens = drives.iter().enumerate().map(|(shard, drive)| async move {
