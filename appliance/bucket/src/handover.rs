@@ -2,11 +2,17 @@
 
 use crate::BucketError;
 use crate::bucket::Bucket;
+use weft_wire::DriveId;
 
 impl Bucket {
     /// Returns when everything that earlier ensembles hold stands on P+1 of the newest.
     pub async fn tail_copied(&self) -> Result<(), BucketError> {
         Ok(self.0.log.copied().await?)
+    }
+
+    /// Drives whose ensembles are forgotten needn't keep this bucket's journal. Returns whether they keep nothing any more.
+    pub fn forget_journal_on(&self, drives: &[DriveId]) -> bool {
+        self.0.log.forget_on(drives)
     }
 
     /// Has the planner write a checkpoint next, and returns when it has.

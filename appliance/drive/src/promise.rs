@@ -47,6 +47,13 @@ impl Promises {
         self.until = self.until.max(now + lease);
     }
 
+    /// The leader of `epoch` has ended, it says. An append of its own that arrives late may renew the promise: that only takes longer.
+    pub fn release(&mut self, epoch: Epoch) {
+        if epoch == self.epoch {
+            self.until = Instant::ZERO;
+        }
+    }
+
     /// When a seal of `epoch` may be answered.
     pub fn seal_at(&self, epoch: Epoch) -> Instant {
         if epoch > self.epoch { self.until.max(self.older_until) } else { self.older_until }
@@ -74,6 +81,16 @@ mod tests {
         assert_eq!(promises.seal_at(Epoch(2)), at(160), "its own promise doesn't hold it back, the older one does");
         assert_eq!(promises.seal_at(Epoch(3)), at(200));
         assert_eq!(promises.admit(Epoch(1)), Err(Epoch(2)));
+    }
+
+    #[test]
+    fn a_leader_gives_back_its_own_promise_alone() {
+        let mut promises = Promises::new(Epoch(1), at(40));
+        promises.promise(Epoch(2), at(10), LEASE);
+        promises.release(Epoch(1));
+        assert_eq!(promises.seal_at(Epoch(3)), at(160), "another's");
+        promises.release(Epoch(2));
+        assert_eq!(promises.seal_at(Epoch(3)), at(40), "the drive's silence after a restart stays");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use weft_reactor::sync::Notify;
 use weft_reactor::{Handle, Instant};
 use weft_wire::drive::{DriveOp, DriveRefusal, DriveReply, DriveRequest, DriveStat, RecordHeader};
 use weft_wire::limits::{MESSAGE_BODY_BYTES_MAX, RECORD_BYTES_MAX};
@@ -42,6 +43,8 @@ pub struct DriveServer {
     options: DriveOptions,
     silent_until: Instant,
     promises: RefCell<BTreeMap<BucketId, Promises>>,
+    /// A leader gave its promise back.
+    released: Notify,
 }
 
 type Answer = Result<(DriveReply, Bytes), DriveRefusal>;
@@ -64,7 +67,16 @@ impl DriveServer {
         let ring = Ring::new(Rc::clone(&drive), handle.clone(), superblock, incarnation, content.ring);
         let zones = Zones::new(drive, handle.clone(), superblock, content.table);
         let silent_until = handle.now() + options.lease;
-        Rc::new(Self { formatted, ring, zones, handle, options, silent_until, promises: RefCell::default() })
+        Rc::new(Self {
+            formatted,
+            ring,
+            zones,
+            handle,
+            options,
+            silent_until,
+            promises: RefCell::default(),
+            released: Notify::new(),
+        })
     }
 
     pub fn id(&self) -> DriveId {
@@ -125,6 +137,11 @@ impl DriveServer {
                 return Ok((DriveReply::Blocks, content));
             }
             DriveOp::Stat => DriveReply::Stat(self.stat(bucket)),
+            DriveOp::Release { epoch } => {
+                self.with_promises(bucket, |promises| promises.release(epoch));
+                self.released.notify_all();
+                DriveReply::Released
+            }
         };
         Ok((reply, Bytes::new()))
     }
@@ -171,20 +188,23 @@ impl DriveServer {
     }
 
     async fn seal(&self, bucket: BucketId, epoch: Epoch) -> Result<DriveReply, DriveRefusal> {
-        let at = self
-            .with_promises(bucket, |promises| {
-                promises.admit(epoch)?;
-                Ok(promises.seal_at(epoch))
-            })
-            .map_err(DriveRefusal::Sealed)?;
+        self.with_promises(bucket, |promises| promises.admit(epoch)).map_err(DriveRefusal::Sealed)?;
         // Written even if the fence stands already: the answer must cover every append that was let in before.
         self.ring.seal(bucket, epoch).await.map_err(io)?;
-        let wait = at.since(self.handle.now());
-        if wait > SEAL_WAIT_MAX {
-            let retry_ms = u32::try_from(wait.as_millis() + 1).unwrap_or(u32::MAX);
-            return Err(DriveRefusal::Promised { retry_ms });
+        loop {
+            let released = self.released.notified();
+            let at = self.with_promises(bucket, |promises| promises.seal_at(epoch));
+            let wait = at.since(self.handle.now());
+            if wait.is_zero() {
+                break;
+            }
+            if wait > SEAL_WAIT_MAX {
+                let retry_ms = u32::try_from(wait.as_millis() + 1).unwrap_or(u32::MAX);
+                return Err(DriveRefusal::Promised { retry_ms });
+            }
+            // Either way it is looked at again.
+            let _ = self.handle.timeout_at(at, released).await;
         }
-        self.handle.sleep_until(at).await;
         self.check_fence(bucket, epoch)?;
         Ok(DriveReply::Sealed { tail: self.ring.summary(bucket) })
     }

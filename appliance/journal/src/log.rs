@@ -15,7 +15,7 @@ use std::rc::{Rc, Weak};
 use weft_reactor::sync::{Completer, Notify, Pending, completion, mpsc};
 use weft_reactor::{Handle, Instant};
 use weft_transport::rpc::{Network, flatten};
-use weft_wire::drive::{DriveRequest, RecordKind};
+use weft_wire::drive::{DriveOp, DriveRequest, RecordKind};
 use weft_wire::map::{Ensemble, Protection};
 use weft_wire::{BucketId, CoreId, DriveId, Epoch, Seq, Service, Uuid};
 
@@ -109,6 +109,7 @@ pub struct Log {
     armed: Cell<Option<Instant>>,
     lease_half: core::time::Duration,
     beat_again: core::time::Duration,
+    call_timeout: core::time::Duration,
 }
 
 struct State {
@@ -167,6 +168,7 @@ impl Log {
             armed: Cell::new(None),
             lease_half: tunables.lease / 2,
             beat_again: tunables.lease / 3,
+            call_timeout: tunables.call_timeout,
         });
         log.pump();
         loop {
@@ -320,10 +322,37 @@ impl Log {
         }
     }
 
-    /// Takes nothing more and sends nothing more; what is not acknowledged fails with `Stopped`.
+    /// Takes nothing more and sends no records any more; what is not acknowledged fails with `Stopped`. Serves no read from
+    /// here on, so the drives needn't hold a successor back.
     pub fn stop(&self) {
         self.state.borrow_mut().replicator.stop();
         self.conclude();
+        let (epoch, drives) = {
+            let state = self.state.borrow();
+            (state.replicator.epoch(), state.replicator.drives().collect::<Vec<_>>())
+        };
+        for drive in drives {
+            self.tell(drive, DriveOp::Release { epoch });
+        }
+    }
+
+    /// Has drives that are no longer listed forget what no root needs, as far as it is. Returns whether nothing is left that
+    /// former leaders wrote.
+    pub fn forget_on(&self, drives: &[DriveId]) -> bool {
+        let (as_epoch, trim_below, adopted) = {
+            let state = self.state.borrow();
+            (state.replicator.epoch(), state.replicator.trim_below(), state.replicator.adopted())
+        };
+        for drive in drives {
+            self.tell(*drive, DriveOp::Append { as_epoch, records: Vec::new(), trim_below, promise: false });
+        }
+        trim_below > adopted
+    }
+
+    /// Says something that needs no answer.
+    fn tell(&self, drive: DriveId, op: DriveOp) {
+        let call = Call { id: CallId(0), drive, op, body: Bytes::new(), timeout: self.call_timeout };
+        self.caller.call(call, |_, _| {});
     }
 
     /// Makes the calls that are due.

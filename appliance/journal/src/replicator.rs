@@ -160,6 +160,21 @@ impl Replicator {
         self.last
     }
 
+    /// Drives of the current ensemble.
+    pub fn drives(&self) -> impl Iterator<Item = DriveId> {
+        self.peers.iter().map(|peer| peer.drive)
+    }
+
+    /// Everything below may be trimmed wherever it is.
+    pub fn trim_below(&self) -> Seq {
+        self.floor.next()
+    }
+
+    /// The last sequence that former leaders wrote.
+    pub fn adopted(&self) -> Seq {
+        self.adopted
+    }
+
     /// Up to here everything stands on P+1.
     pub fn acknowledged(&self) -> Seq {
         self.acknowledged

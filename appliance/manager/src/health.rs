@@ -159,6 +159,12 @@ impl Health {
         }
     }
 
+    /// Whether a node that refused once is being asked again. Several nodes often die together, and what moves should not move
+    /// to one of them: it takes milliseconds to know.
+    pub fn is_unsure(&self) -> bool {
+        self.nodes.values().any(|vitals| vitals.refusals == 1 && vitals.asking)
+    }
+
     /// Nodes that are in another state than the map says.
     pub fn judge(&mut self, map: &Map, now: Instant, tunables: &Tunables) -> BTreeMap<NodeId, State> {
         self.nodes.retain(|id, _| map.nodes.contains_key(id));
@@ -277,6 +283,7 @@ mod tests {
         health.answered(node, Answer::Refused, at(1), &tunables);
         assert_eq!(health.judge(&map, at(1), &tunables), BTreeMap::new());
         assert_eq!(health.whom_to_ask(&map, at(2), &tunables), [NodeId(1)]);
+        assert!(health.is_unsure());
         health.answered(node, Answer::Refused, at(3), &tunables);
         assert_eq!(health.judge(&map, at(3), &tunables), BTreeMap::from([(NodeId(1), State::Away)]));
     }

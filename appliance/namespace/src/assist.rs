@@ -5,17 +5,20 @@ use crate::{Call, Namespace, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
+use weft_reactor::{Either, select};
 use weft_transport::rpc::Response;
 use weft_wire::bucket::{ParticipantOp, ParticipantReply, ParticipantRequest};
 use weft_wire::fs::FsError;
-use weft_wire::{BucketId, ClientId, FsId, Service};
+use weft_wire::{BucketId, ClientId, Epoch, FsId, Service};
 
 /// Between two tries to reach another bucket.
-const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(20);
+/// How often a call that takes its time looks whether the bucket has moved.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// One call.
 const CALL_MAX: Duration = Duration::from_secs(10);
 /// Tries between two words in the log.
-const TRIES_LOGGED: u32 = 50;
+const TRIES_LOGGED: u32 = 250;
 
 impl Namespace {
     pub(crate) async fn assist(self: &Rc<Self>, op: ParticipantOp, body: Bytes) -> Result<ParticipantReply, FsError> {
@@ -70,12 +73,27 @@ impl Namespace {
         let map = self.map()?;
         let leader = map.bucket(bucket).ok_or(errno::EIO)?;
         let head = weft_wire::encode(&ParticipantRequest { cluster: map.cluster, bucket, epoch: leader.epoch, op });
-        let answer = self.context.network.ask(leader.leader, Service::Bucket, head, body, CALL_MAX).await;
+        let asked = self.context.network.ask(leader.leader, Service::Bucket, head, body, CALL_MAX);
+        let answer = match select(asked, self.moved(bucket, leader.epoch)).await {
+            Either::Left(answer) => answer,
+            Either::Right(()) => return Err(FsError::NotReady(format!("{bucket} changed its leader meanwhile"))),
+        };
         let Response { head, .. } = answer.map_err(|error| FsError::NotReady(format!("{bucket}: {error}")))?;
         match weft_wire::decode(&head).map_err(|_| errno::EIO)? {
             ParticipantReply::Refused(error @ (FsError::Errno(_) | FsError::Cut { .. })) => Err(error),
             ParticipantReply::Refused(error) => Err(FsError::NotReady(format!("{bucket}: {error}"))),
             reply => Ok(reply),
+        }
+    }
+
+    /// Returns when another bucket has another epoch: whoever was asked may be gone, and needn't be waited for.
+    async fn moved(&self, bucket: BucketId, epoch: Epoch) {
+        loop {
+            self.bucket.handle().sleep(LOOK_EVERY).await;
+            let by_map = (self.context.map)().and_then(|map| Some(map.bucket(bucket)?.epoch));
+            if by_map != Some(epoch) {
+                return;
+            }
         }
     }
 

@@ -5,12 +5,13 @@
 //! does no harm that all cores plan by themselves.
 
 use crate::lead::Leads;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_namespace::Namespace;
 use weft_wire::manager::Proposal;
-use weft_wire::map::{Map, State};
-use weft_wire::{BucketId, CoreId, Epoch, NodeId};
+use weft_wire::map::{Bucket, Map, State};
+use weft_wire::{BucketId, CoreId, DriveId, Epoch, NodeId};
 
 /// How often a core looks whether something could be better.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -24,6 +25,8 @@ const CHECKPOINT_MAX: Duration = Duration::from_secs(2);
 const SHOW_MAX: Duration = Duration::from_secs(2);
 /// Between two reports that a tail is copied.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Between two words to drives of earlier ensembles that they may forget.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// What a bucket of this core could have better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +50,24 @@ pub(crate) fn report_copied(leads: &Leads, id: BucketId, epoch: Epoch) {
         if !map.with(listed) || namespace.bucket().tail_copied().await.is_err() {
             return;
         }
+        let former = map.with(|map| map.as_ref().and_then(|map| map.bucket(id)).map(former_drives)).unwrap_or_default();
         while map.with(listed) && namespace.bucket().failed().is_none() {
             propose(Proposal::TailCopied { node: core.node, incarnation, bucket: id, epoch });
             sleeper.sleep(REPORT_EVERY).await;
         }
+        while namespace.bucket().failed().is_none() && !namespace.bucket().forget_journal_on(&former) {
+            sleeper.sleep(FORGET_EVERY).await;
+        }
     };
     handle.spawn("report a copied tail", report).detach();
+}
+
+/// Drives of earlier ensembles that are not in the newest.
+fn former_drives(bucket: &Bucket) -> Vec<DriveId> {
+    let newest = bucket.ensembles.first().map(|newest| newest.drives.as_slice()).unwrap_or_default();
+    let earlier: BTreeSet<DriveId> =
+        bucket.ensembles.iter().skip(1).flat_map(|earlier| &earlier.drives).copied().collect();
+    earlier.into_iter().filter(|drive| !newest.contains(drive)).collect()
 }
 
 /// Looks after the places of this core's buckets for as long as it leads any.

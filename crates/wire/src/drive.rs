@@ -80,6 +80,8 @@ pub enum DriveOp {
     ReadShard { zone: ZoneIndex, generation: Generation, block: u32, blocks: u32 },
     /// Capacity and use.
     Stat,
+    /// The leader of this epoch serves no more: what it was promised holds nobody back.
+    Release { epoch: Epoch },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +111,7 @@ pub enum DriveReply {
     /// Blocks follow.
     Blocks,
     Stat(DriveStat),
+    Released,
     Refused(DriveRefusal),
 }
 

@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod fsync;
 pub mod layout;
+pub mod load;
 pub mod many;
 pub mod memory;
 pub mod mount;
