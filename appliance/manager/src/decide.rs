@@ -4,8 +4,8 @@ use crate::tunables::{CLIENTS_MAX, DELTA_BYTES_MAX, FILESYSTEMS_MAX, HOST_BYTES_
 use weft_wire::hash::directory_position;
 use weft_wire::limits::NAME_BYTES_MAX;
 use weft_wire::manager::Proposal;
-use weft_wire::map::{Bucket, Change, Client, Delta, Filesystem, FilesystemState, Map, Node, State};
-use weft_wire::{BucketId, ClientId, CoreId, Epoch, FsId, Incarnation, InodeId, MapVersion, NodeId, encode};
+use weft_wire::map::{Bucket, Change, Client, Delta, Drive, Filesystem, FilesystemState, Map, Node, State};
+use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, InodeId, MapVersion, NodeId, encode};
 
 /// Serial of every filesystem's root directory: the last one, which no bucket comes to hand out.
 pub const ROOT_SERIAL: u64 = (1 << InodeId::SERIAL_BITS) - 1;
@@ -40,6 +40,7 @@ pub fn decide(map: &Map, proposal: &Proposal) -> Decision {
         Proposal::TailCopied { node, incarnation, bucket, epoch } => {
             led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| tail_copied(map, *bucket, old))
         }
+        Proposal::DriveFailed { node, incarnation, drive } => drive_failed(map, *node, *incarnation, *drive),
         Proposal::CreateFilesystem { name, size_bytes } => create_filesystem(map, name, *size_bytes),
         Proposal::FilesystemReady { fs } => filesystem_ready(map, *fs),
         Proposal::DeleteFilesystem { name } => delete_filesystem(map, name),
@@ -117,6 +118,9 @@ fn node_started(map: &Map, id: NodeId, cores: &[std::net::SocketAddr], control: 
     };
     let started = Node { cores: cores.to_vec(), control, incarnation, state, ..node.clone() };
     let mut changes = vec![Change::Node(started)];
+    // A start is a new try for drives that had failed.
+    let failed = map.drives.values().filter(|drive| drive.node == id && drive.state == State::Failed);
+    changes.extend(failed.map(|drive| Change::Drive(Drive { state: State::Up, ..drive.clone() })));
     let led = |bucket: &Bucket| bucket.leader.node == id;
     changes
         .extend(buckets(map).filter(|(_, bucket)| led(bucket)).map(|(id, bucket)| next_epoch(id, bucket, incarnation)));
@@ -138,6 +142,29 @@ fn new_epochs(map: &Map, id: NodeId, incarnation: Incarnation, wanted: &[BucketI
     }
     let outcome = Outcome { incarnation, ..Outcome::default() };
     if changes.is_empty() { Decision::Nothing(outcome) } else { change(map, changes, outcome) }
+}
+
+fn drive_failed(map: &Map, id: NodeId, incarnation: Incarnation, drive: DriveId) -> Decision {
+    let lives = map.nodes.get(&id).is_some_and(|node| node.incarnation == incarnation);
+    if !lives || map.drives.get(&drive).is_none_or(|drive| drive.node != id) {
+        return refused(format!("{drive} is not of {id} as {incarnation}"));
+    }
+    let survivors = |bucket: &&Bucket| {
+        bucket.members.iter().filter(|member| **member != drive && weft_placement::lives(map, **member)).count()
+    };
+    let data = usize::from(map.protection.data);
+    if let Some(bucket) =
+        map.buckets.iter().filter(|bucket| bucket.members.contains(&drive)).find(|bucket| survivors(bucket) < data)
+    {
+        let left = survivors(&bucket);
+        return refused(format!(
+            "{drive} is not given up: without it a bucket would have {left} of the {data} drives that it needs"
+        ));
+    }
+    match weft_placement::drive_failed(map, drive) {
+        Some(delta) => Decision::Change(delta, Outcome::default()),
+        None => Decision::Nothing(Outcome::default()),
+    }
 }
 
 /// The bucket, if this life of the node leads it in just this epoch: an epoch belongs to one incarnation.

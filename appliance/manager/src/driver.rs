@@ -280,6 +280,7 @@ impl Driver {
             self.shared.health.borrow_mut().begin(&map, now, self.shared.started, &self.shared.tunables);
             self.led = true;
         }
+        self.shared.health.borrow_mut().look(now, &self.shared.tunables);
         if let (Some(node), Some(incarnation)) = (self.shared.node.get(), self.shared.incarnation.get()) {
             self.shared.hear(node, incarnation);
         }

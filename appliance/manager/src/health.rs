@@ -24,6 +24,8 @@ pub(crate) enum Answer {
 
 /// A node is asked no more often than this.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// So many ticks without a look are a pause of the leader's own.
+const LATE_TICKS: u32 = 3;
 /// Refusals in a row that count as a death: one may be the network's.
 const REFUSALS: u8 = 2;
 
@@ -32,6 +34,8 @@ pub(crate) struct Health {
     nodes: BTreeMap<NodeId, Vitals>,
     /// Lives that are known to have ended. Kept for ever: one number for each node.
     dead: BTreeMap<NodeId, Incarnation>,
+    /// When this leader last looked.
+    looked: Option<Instant>,
 }
 
 struct Vitals {
@@ -70,6 +74,16 @@ impl Health {
             away_from: None,
         };
         self.nodes = map.nodes.values().map(|node| (node.id, vitals(node))).collect();
+        self.looked = None;
+    }
+
+    /// The leader looks, every tick. One that could not look for longer than that, because its process or its whole machine
+    /// stood still, has not listened either: nobody was silent meanwhile.
+    pub fn look(&mut self, now: Instant, tunables: &Tunables) {
+        let gap = self.looked.replace(now).map_or(Duration::ZERO, |before| now.since(before));
+        if gap > tunables.tick * LATE_TICKS {
+            self.nodes.values_mut().for_each(|vitals| vitals.heard = (vitals.heard + gap).min(vitals.heard.max(now)));
+        }
     }
 
     /// A sign of life of the life that the map knows.
@@ -257,6 +271,20 @@ mod tests {
         assert_eq!(health.whom_to_ask(&map, at(700), &tunables), [NodeId(2)]);
         assert_eq!(health.judge(&map, at(760), &tunables), BTreeMap::from([(NodeId(2), State::Away)]));
         assert_eq!(health.judge(&map, at(1501), &tunables).len(), 2);
+    }
+
+    #[test]
+    fn who_stood_still_blames_nobody() {
+        let (tunables, map) = (Tunables::default(), map(State::Up));
+        let mut health = led(&tunables);
+        health.look(at(0), &tunables);
+        health.hear(NodeId(1), at(0), &tunables);
+        health.hear(NodeId(2), at(0), &tunables);
+        health.look(at(10_000), &tunables);
+        assert_eq!(health.judge(&map, at(10_000), &tunables), BTreeMap::new());
+        let late = 10_000 + tunables.away_after.as_millis() as u64;
+        (10_000..late).step_by(100).for_each(|ms| health.look(at(ms), &tunables));
+        assert_eq!(health.judge(&map, at(late), &tunables).len(), 2, "real silence is one");
     }
 
     #[test]

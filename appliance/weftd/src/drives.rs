@@ -37,6 +37,16 @@ pub struct NodeDrive {
     pub found: Found,
 }
 
+impl NodeDrive {
+    /// As what the cluster knows it.
+    pub fn id(&self) -> Option<DriveId> {
+        match &self.found {
+            Found::Formatted(formatted) => Some(formatted.id()),
+            Found::Blank | Found::Unusable(_) => None,
+        }
+    }
+}
+
 /// Why a node can't start with its drives.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DrivesError {

@@ -12,4 +12,5 @@ pub mod passes;
 pub mod run;
 pub mod supervise;
 mod upkeep;
+mod watch;
 pub mod word;

@@ -2,8 +2,9 @@
 //! other drives, networks and clocks.
 
 use crate::drives::{self, Device, DriveStore, DrivesError, Found, NodeDrive};
-use crate::lead::{LeadState, Leads, Tunables};
+use crate::lead::{LeadState, Leads, Propose, Tunables};
 use crate::passes::{PassOptions, Passes};
+use crate::watch;
 use crate::word::Word;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -200,7 +201,7 @@ impl Node {
             }
         }));
         self.serve_drives(&*network, incarnation);
-        let propose = {
+        let propose: Propose = {
             let (manager, handle) = (Rc::clone(&manager), self.handle.clone());
             Rc::new(move |proposal: Proposal| {
                 let manager = Rc::clone(&manager);
@@ -213,6 +214,13 @@ impl Node {
                 handle.spawn("propose", proposing).detach();
             })
         };
+        let own = self.drives.borrow().iter().filter_map(NodeDrive::id).collect();
+        let report = {
+            let propose = Rc::clone(&propose);
+            Rc::new(move |drive| propose(Proposal::DriveFailed { node, incarnation, drive }))
+        };
+        let watching = watch::drives(self.service.clone(), own, self.handle.clone(), manager.watch(), report);
+        self.handle.spawn("watch drives", watching).detach();
         let leads = Leads::start(
             core(node),
             incarnation,

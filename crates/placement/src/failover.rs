@@ -36,6 +36,18 @@ pub fn node_states(map: &Map, states: &BTreeMap<NodeId, State>) -> Option<Delta>
     (!delta.changes.is_empty()).then_some(delta)
 }
 
+/// A drive is given up: its shards go to other domains as far as there are any, and journals that can't be written without
+/// it get other drives. `None`: it is given up already, or unknown.
+pub fn drive_failed(map: &Map, id: DriveId) -> Option<Delta> {
+    let mut next = map.clone();
+    let drive = next.drives.get_mut(&id).filter(|drive| drive.state != State::Failed)?;
+    drive.state = State::Failed;
+    let changes = vec![Change::Drive(drive.clone())];
+    give_up(&mut next);
+    fail_over(&mut next);
+    Some(delta(map, &next, changes))
+}
+
 /// What can't wait: leaders for buckets that have none, ensembles for buckets that can't write. `None`: nothing to do, or nothing that would help.
 pub fn urgent(map: &Map) -> Option<Delta> {
     node_states(map, &BTreeMap::new())
@@ -51,6 +63,10 @@ pub fn better_ensemble(map: &Map, id: BucketId) -> Option<Vec<DriveId>> {
     let chosen = choose(map, bucket, &load)?;
     if !all_live || chosen.len() > newest.len() {
         return (!same(&chosen, newest)).then_some(chosen);
+    }
+    // One change at a time where nothing presses.
+    if bucket.ensembles.len() > 1 {
+        return None;
     }
     let own = own_drive(map, bucket);
     let from =

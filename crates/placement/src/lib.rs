@@ -19,7 +19,7 @@ mod refusal;
 mod request;
 
 pub use change::{add_node, balance_leaders, drain, replace_drive, set_leaders};
-pub use failover::{better_ensemble, lives, node_states, urgent, with_ensemble};
+pub use failover::{better_ensemble, drive_failed, lives, node_states, urgent, with_ensemble};
 pub use form::{BUCKETS_PER_CORE_MIN, ZONES_PER_BUCKET_MIN, form};
 pub use refusal::Refusal;
 pub use request::{FormRequest, NewDrive, NewNode};

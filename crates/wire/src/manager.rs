@@ -59,6 +59,12 @@ pub enum Proposal {
         bucket: BucketId,
         epoch: Epoch,
     },
+    /// A drive of the node can't be written any more, this life of the node has found.
+    DriveFailed {
+        node: NodeId,
+        incarnation: Incarnation,
+        drive: DriveId,
+    },
     CreateFilesystem {
         name: String,
         size_bytes: u64,

@@ -3,7 +3,9 @@
 use crate::common::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_placement::{balance_leaders, better_ensemble, form, lives, node_states, set_leaders, urgent, with_ensemble};
+use weft_placement::{
+    balance_leaders, better_ensemble, drive_failed, form, lives, node_states, set_leaders, urgent, with_ensemble,
+};
 use weft_wire::map::{Bucket, Change, Delta, Map, State};
 use weft_wire::{BucketId, Epoch, Incarnation, MapVersion, NodeId};
 
@@ -141,6 +143,21 @@ fn a_node_that_is_given_up_loses_its_shards_where_there_is_room() {
     let stays = become_(&small, &[3], State::Failed);
     let members = |map: &Map| map.buckets.iter().map(|bucket| bucket.members.clone()).collect::<Vec<_>>();
     assert_eq!(members(&small), members(&stays), "no domain is free: the shards stay where they will come back");
+}
+
+#[test]
+fn a_failed_drive_is_replaced_where_there_is_room_and_left_out_where_not() {
+    for nodes in [6, 8] {
+        let map = formed("4+2", nodes);
+        let mut next = map.clone();
+        let failed = weft_wire::DriveId(2);
+        next.apply(&drive_failed(&map, failed).unwrap()).unwrap();
+        let held = next.buckets.iter().filter(|bucket| bucket.members.contains(&failed)).count();
+        assert_eq!(held == 0, nodes == 8);
+        assert!(next.buckets.iter().zip(&map.buckets).all(|(new, old)| new.leader == old.leader), "its node goes on");
+        assert_eq!(drive_failed(&next, failed), None);
+        assert_eq!(urgent(&next), None);
+    }
 }
 
 proptest! {

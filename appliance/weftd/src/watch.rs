@@ -1,0 +1,45 @@
+//! Watches the node's own drives: one that goes on failing to write is reported, and given up by the managers until the node
+//! starts again.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+use weft_drive::DriveService;
+use weft_manager::MapWatch;
+use weft_reactor::Handle;
+use weft_wire::map::State;
+use weft_wire::{BucketId, DriveId};
+
+/// How often drives' counters are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks in a row that find new errors: a single one may be a passing trouble, and is written again.
+const WORSE_LOOKS: u32 = 3;
+
+/// Calls `report` for each of `drives` that fails, as long as the map doesn't know.
+pub(crate) async fn drives(
+    service: DriveService,
+    drives: Vec<DriveId>,
+    handle: Handle,
+    map: MapWatch,
+    report: Rc<dyn Fn(DriveId)>,
+) {
+    // Errors as last seen, and for how many looks in a row there have been more.
+    let mut seen: BTreeMap<DriveId, (u64, u32)> = BTreeMap::new();
+    loop {
+        handle.sleep(LOOK_EVERY).await;
+        for id in &drives {
+            let (before, worse) = seen.entry(*id).or_default();
+            let errors = service.get(*id).map_or(0, |server| server.stat(BucketId::default()).write_errors);
+            let known = map.with(|map| {
+                let drive = map.as_ref().and_then(|map| map.drives.get(id));
+                drive.is_none_or(|drive| drive.state == State::Failed)
+            });
+            *worse = if errors > *before { *worse + 1 } else { 0 };
+            *before = errors;
+            if *worse >= WORSE_LOOKS && !known {
+                tracing::error!(drive = %id, errors, "the drive fails to write: it is given up");
+                report(*id);
+            }
+        }
+    }
+}
