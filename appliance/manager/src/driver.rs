@@ -286,8 +286,12 @@ impl Driver {
         }
         let ask = self.shared.health.borrow_mut().whom_to_ask(&map, now, &self.shared.tunables);
         ask.into_iter().for_each(|node| self.ask(node));
-        if self.in_flight.is_some() || !self.consensus.is_settled() || self.shared.health.borrow().is_unsure() {
+        if self.in_flight.is_some() || !self.consensus.is_settled() {
             return false;
+        }
+        if self.shared.health.borrow().is_unsure() {
+            // The answer brings it back here.
+            return true;
         }
         let states = self.shared.health.borrow_mut().judge(&map, now, &self.shared.tunables);
         for (node, state) in &states {
