@@ -3,10 +3,12 @@
 
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
+use weft_cluster_tests::layout::Layout;
 use weft_cluster_tests::load::{Load, longest};
-use weft_cluster_tests::scene::{NODES, Scene};
+use weft_cluster_tests::scene::Scene;
 use weft_cluster_tests::{mount, process, wait};
 
+const NODES: usize = 6;
 /// A cluster that was hurt is well again within this.
 const HEALTHY_DEADLINE: Duration = Duration::from_secs(120);
 /// Load before the blow, and after it.
@@ -67,7 +69,8 @@ fn mend(scene: &mut Scene, blow: Blow, victims: &[usize]) {
 #[test]
 #[ignore = "starts a cluster: `cargo xtask test cluster`"]
 fn work_goes_on_whoever_dies() {
-    let mut scene = Scene::new("pairs").unwrap();
+    let layout = Layout::new("pairs", NODES, "4+2", 512 << 20).unwrap();
+    let mut scene = Scene::formed("pairs", layout).unwrap();
     scene.mount().unwrap();
     let mut stalls: Vec<Duration> = Vec::new();
     for (round, (blow, victims)) in plan().into_iter().enumerate() {
