@@ -14,7 +14,7 @@ pub mod tree;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use measure::Measured;
+use measure::{Idle, Measured};
 use rows::{Place, Row, Sizes};
 use std::path::PathBuf;
 use systems::{Gluster, Passthrough, System, Weft};
@@ -49,12 +49,12 @@ impl Plan {
             Gluster::install()?;
         }
         let tree = tree::Tree::make(&self.place, self.sizes.tree_files)?;
-        let baseline = measure::baseline_cores(&self.place.join("none"))?;
-        eprintln!("idle, the machine keeps {baseline:.3} cores busy");
         let empty = |row: &Row| report::Result { row: *row, weft: vec![], passthrough: vec![], gluster: vec![] };
         let mut results: Vec<report::Result> = self.rows.iter().map(empty).collect();
         for contender in &self.contenders {
             let system = self.start(*contender).with_context(|| format!("can't start {contender:?}"))?;
+            let idle = Idle::measure(&*system)?;
+            eprintln!("{contender:<12?} idle          {:.1} % of a core by its processes", idle.processes * 100.0);
             let place = Place { load: &self.load, mount: system.mount(), tree: &tree, sizes: self.sizes };
             for result in &mut results {
                 let cells = match contender {
@@ -63,7 +63,7 @@ impl Plan {
                     Contender::Gluster => &mut result.gluster,
                 };
                 for _ in 0..self.repetitions {
-                    let measured = measure::measure(result.row, &*system, &place, baseline);
+                    let measured = measure::measure(result.row, &*system, &place, idle);
                     let measured = measured.with_context(|| format!("{} on {contender:?}", result.row.name()))?;
                     tell(*contender, result.row, &measured, &self.sizes);
                     cells.push(measured);

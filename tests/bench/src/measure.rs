@@ -13,7 +13,7 @@ const SETTLE_LOOK: Duration = Duration::from_millis(250);
 /// Of one core: what a filesystem may use that has nothing more to do.
 const SETTLED_CORES: f64 = 0.03;
 const SETTLE_MAX: Duration = Duration::from_secs(10);
-const BASELINE: Duration = Duration::from_secs(3);
+const IDLE_TIME: Duration = Duration::from_secs(5);
 /// Of the whole machine. With more, the machine's busy time says little.
 const DISTURBED_SHARE: f64 = 0.05;
 
@@ -21,21 +21,45 @@ const DISTURBED_SHARE: f64 = 0.05;
 pub struct Measured {
     pub spent: Spent,
     pub wall_s: f64,
-    /// What the machine uses without us.
-    pub baseline_s: f64,
+    /// What the machine, with the filesystem mounted, uses in that time when nobody works on it.
+    pub idle_s: Idle,
+}
+
+/// Of one core, or seconds: the machine without other people's programs, and the filesystem's processes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Idle {
+    pub machine: f64,
+    pub processes: f64,
+}
+
+impl Idle {
+    /// While nothing is done. Other people's programs are not counted.
+    pub fn measure(system: &dyn System) -> Result<Idle> {
+        settle(system)?;
+        let look = || Look::take(system.state(), system.mount(), &[]);
+        let before = look()?;
+        std::thread::sleep(IDLE_TIME);
+        let spent = look()?.since(&before);
+        let machine = (spent.busy - spent.foreign - spent.load) / spent.elapsed;
+        Ok(Idle { machine: machine.max(0.0), processes: spent.own() / spent.elapsed })
+    }
+
+    fn during(self, seconds: f64) -> Idle {
+        Idle { machine: self.machine * seconds, processes: self.processes * seconds }
+    }
 }
 
 impl Measured {
     /// Busy time of the whole machine, less what has nothing to do with the filesystem.
     pub fn machine_s(&self) -> f64 {
-        let rest = self.spent.busy - self.baseline_s - self.spent.load - self.spent.foreign;
+        let rest = self.spent.busy - self.idle_s.machine - self.spent.load - self.spent.foreign;
         // The tick counts in steps.
         rest.max(0.001)
     }
 
     /// What its processes used themselves.
     pub fn processes_s(&self) -> f64 {
-        self.spent.own().max(0.001)
+        (self.spent.own() - self.idle_s.processes).max(0.001)
     }
 
     pub fn disturbed(&self) -> bool {
@@ -43,17 +67,8 @@ impl Measured {
     }
 }
 
-/// Cores that are busy when nothing of ours runs, other people's programs not counted.
-pub fn baseline_cores(system_place: &std::path::Path) -> Result<f64> {
-    let look = || Look::take(system_place, system_place, &[]);
-    let before = look()?;
-    std::thread::sleep(BASELINE);
-    let spent = look()?.since(&before);
-    Ok(((spent.busy - spent.foreign - spent.load) / spent.elapsed).max(0.0))
-}
-
 /// The row's work, what led to it not counted, what the filesystem does afterwards on its own account counted.
-pub fn measure(row: Row, system: &dyn System, place: &Place<'_>, baseline_cores: f64) -> Result<Measured> {
+pub fn measure(row: Row, system: &dyn System, place: &Place<'_>, idle: Idle) -> Result<Measured> {
     if let Some(work) = row.prepare(place)? {
         Running::start(work)?.finish()?;
     }
@@ -64,7 +79,7 @@ pub fn measure(row: Row, system: &dyn System, place: &Place<'_>, baseline_cores:
     let wall_s = running.finish()?;
     settle(system)?;
     let spent = Look::take(system.state(), system.mount(), &[])?.since(&before);
-    Ok(Measured { spent, wall_s, baseline_s: baseline_cores * spent.elapsed })
+    Ok(Measured { spent, wall_s, idle_s: idle.during(spent.elapsed) })
 }
 
 /// Waits until the filesystem has done what it put off.

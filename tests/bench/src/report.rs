@@ -182,10 +182,11 @@ fn number(value: Option<f64>) -> String {
 mod tests {
     use super::*;
     use crate::cpu::Spent;
+    use crate::measure::Idle;
 
     fn cell(busy: f64, servers: f64, foreign: f64) -> Measured {
         let spent = Spent { elapsed: 10.0, busy, servers, foreign, ..Spent::default() };
-        Measured { spent, wall_s: 1.0, baseline_s: 0.0 }
+        Measured { spent, wall_s: 1.0, idle_s: Idle::default() }
     }
 
     fn result(weft: Vec<Measured>, gluster: Measured) -> Result {
