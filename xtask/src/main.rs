@@ -4,6 +4,7 @@
 
 mod bench;
 mod down;
+mod machine;
 mod posix;
 mod sim;
 mod stage;

@@ -1,7 +1,7 @@
 //! `cargo xtask up`: from a clone to a mounted cluster on this machine. What is there already is kept, so it also brings
 //! back a cluster that was stopped or killed.
 
-use crate::tree;
+use crate::{machine, tree};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -118,6 +118,7 @@ impl Up {
 
     fn preflight(&self, layout: &Layout, state: &Path, progress: &Progress) -> Result<()> {
         progress.say("looking at the machine");
+        machine::prepare(|what| progress.say(what))?;
         if !nix::unistd::geteuid().is_root() && !self.mount.exists() {
             let mut sudo = Command::new("sudo");
             let status = sudo.args(["mkdir", "-p"]).arg(&self.mount).status().context("can't start sudo")?;

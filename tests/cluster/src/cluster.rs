@@ -3,6 +3,7 @@
 use crate::layout::Layout;
 use crate::mount;
 use crate::node::Node;
+use crate::ports::Claims;
 use crate::programs::Programs;
 use crate::wait;
 use anyhow::{Context, Result, bail};
@@ -37,6 +38,7 @@ impl Cluster {
     pub fn open(programs: Programs, state: &Path) -> Result<Option<Cluster>> {
         let Some(layout) = Layout::load(state)? else { return Ok(None) };
         let state = state.canonicalize()?;
+        Claims::of_this_user().keep(layout.base_port, &state)?;
         let nodes: Vec<Node> = (1..=layout.nodes).map(|number| Node::new(&layout, &state, number)).collect();
         for node in &nodes {
             std::fs::create_dir_all(&node.directory)

@@ -1,5 +1,6 @@
 //! What a cluster is made of, as it stands in `cluster.json` of its state directory.
 
+use crate::ports::Claims;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -78,7 +79,8 @@ impl Layout {
         let (path, new) = (state.join(FILE), state.join("cluster.json.new"));
         let text = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(&new, text).with_context(|| format!("can't write {}", new.display()))?;
-        std::fs::rename(&new, &path).with_context(|| format!("can't write {}", path.display()))
+        std::fs::rename(&new, &path).with_context(|| format!("can't write {}", path.display()))?;
+        Claims::of_this_user().keep(self.base_port, &state.canonicalize()?)
     }
 
     /// Nodes count from 1.
@@ -117,19 +119,15 @@ pub fn busy_port(base: u16, nodes: usize) -> Option<String> {
 }
 
 fn free_ports(nodes: usize) -> Result<u16> {
-    let bases: Vec<u16> = (PORT_FIRST..=PORT_LAST).step_by(PORT_RANGE as usize).collect();
-    // From a place that differs from one to the next: ports look free while another cluster's nodes are down.
-    let skip = std::process::id() as usize % bases.len();
-    bases
-        .iter()
-        .cycle()
-        .skip(skip)
-        .take(bases.len())
-        .copied()
-        .find(|base| busy_port(*base, nodes).is_none())
-        .with_context(|| {
-            format!("no free range of ports between {PORT_FIRST} and {PORT_LAST}: stop clusters that you do not need")
-        })
+    let bases = (PORT_FIRST..=PORT_LAST).step_by(PORT_RANGE as usize);
+    let fit = |base| busy_port(base, nodes).is_none();
+    let has = |state: &Path, base| matches!(Layout::load(state), Ok(Some(layout)) if layout.base_port == base);
+    Claims::of_this_user().take(bases, fit, has)?.with_context(|| {
+        format!(
+            "no free range of ports between {PORT_FIRST} and {PORT_LAST}: delete clusters that you do not need \
+             (`cargo xtask down --wipe --state DIR`)"
+        )
+    })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod many;
 pub mod memory;
 pub mod mount;
 pub mod node;
+pub mod ports;
 pub mod preflight;
 pub mod process;
 pub mod programs;
