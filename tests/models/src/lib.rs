@@ -7,6 +7,7 @@
 
 pub mod journal;
 pub mod managers;
+pub mod members;
 pub mod search;
 pub mod transactions;
 pub mod zones;

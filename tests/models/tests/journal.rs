@@ -22,6 +22,16 @@ fn two_parities(variant: Variant) -> Journal {
     Journal { variant, parity: 2, ensembles, moves_at_once: false, epochs_max: 3, batches_max: vec![] }
 }
 
+/// Only P+1 domains live: all must acknowledge, one seal suffices.
+fn shrinking(variant: Variant) -> Journal {
+    Journal { ensembles: vec![vec![0, 1, 2], vec![1, 2]], ..moving(variant) }
+}
+
+/// Another domain is there again.
+fn growing(variant: Variant) -> Journal {
+    Journal { ensembles: vec![vec![0, 1], vec![0, 1, 2]], ..moving(variant) }
+}
+
 fn is_caught(model: Journal) {
     let variant = model.variant;
     weft_models::search::is_caught(model, &variant);
@@ -46,6 +56,25 @@ fn it_holds_while_the_ensemble_changes_under_a_batch() {
 #[test]
 fn it_holds_with_two_parities() {
     holds(two_parities(Variant::Correct), Depth::All);
+}
+
+#[test]
+fn it_holds_while_only_p_plus_1_domains_are_left() {
+    holds(shrinking(Variant::Correct), Depth::All);
+}
+
+#[test]
+fn it_holds_while_a_domain_returns() {
+    holds(growing(Variant::Correct), Depth::All);
+}
+
+#[test]
+fn broken_rules_are_caught_with_p_plus_1_domains() {
+    is_caught(shrinking(Variant::AcknowledgeAtP));
+    is_caught(shrinking(Variant::SealCurrentOnly));
+    is_caught(shrinking(Variant::SkipASeal));
+    // To seal N-P of the larger ensemble is to seal one of the smaller: that variant is right here.
+    is_caught(growing(Variant::AcknowledgeAtP));
 }
 
 #[test]

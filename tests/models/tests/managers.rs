@@ -15,7 +15,7 @@ fn is_caught(model: Managers) {
 
 #[test]
 fn it_holds_while_a_manager_is_replaced() {
-    holds(bounds(Variant::Correct), Depth::Steps(13));
+    holds(Managers { terms_max: 3, ..bounds(Variant::Correct) }, Depth::Steps(22));
 }
 
 #[test]
