@@ -187,6 +187,10 @@ impl RunWriter {
         Self { stripes: Rc::clone(stripes), written: Vec::new() }
     }
 
+    pub fn written(&self) -> &[IndexStripe] {
+        &self.written
+    }
+
     pub fn wrote(&self, id: StripeId) -> bool {
         self.written.iter().any(|stripe| stripe.id == id)
     }

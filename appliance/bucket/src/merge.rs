@@ -4,7 +4,7 @@ use crate::BucketError;
 use crate::bucket::{Bucket, add};
 use crate::checkpoint::RunWriter;
 use crate::index::{Cursor, Run};
-use crate::run::RunBuilder;
+use crate::run::{IndexStripe, RunBuilder};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_wire::StripeId;
@@ -84,6 +84,11 @@ impl Bucket {
 }
 
 impl Merge {
+    /// What it wrote so far.
+    pub fn written(&self) -> &[IndexStripe] {
+        self.writer.written()
+    }
+
     /// Whether it wrote this stripe.
     pub fn wrote(&self, id: StripeId) -> bool {
         self.writer.wrote(id)

@@ -4,7 +4,7 @@ use crate::BucketError;
 use crate::bucket::Bucket;
 use crate::rebuild::Target;
 use crate::stripe::{Piece, StripeView};
-use crate::zone_set::{StripeEntry, ZoneSet};
+use crate::zone_set::{Kind, StripeEntry, ZoneSet};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ pub(crate) struct Chunk(Vec<(StripeId, StripeEntry)>);
 pub(crate) enum CopyError {
     /// Nothing was written of it: it can be tried again.
     Read(BucketError),
-    /// What was written nobody knows.
+    /// What was written nobody knows, or it can't go on as it was begun.
     Write(BucketError),
 }
 
@@ -66,15 +66,23 @@ impl Bucket {
     ) -> Result<u64, CopyError> {
         let mut views = Vec::with_capacity(chunk.0.len());
         for (id, entry) in &chunk.0 {
-            let checksums = match index.get(id) {
-                Some(checksums) => Rc::clone(checksums),
-                None => match self.stripe_record(*id).await {
-                    Ok(record) => Rc::new(record.checksums),
-                    // It died.
-                    Err(BucketError::Gone(_)) if self.0.stripes.zones.borrow().stripe(*id).is_none() => continue,
-                    Err(BucketError::Gone(_)) => return Err(BucketError::NotReady(format!("{id} moves")).into()),
-                    Err(error) => return Err(error.into()),
-                },
+            let known = match (entry.kind, index.get(id)) {
+                (_, Some(checksums)) => Ok(Rc::clone(checksums)),
+                (Kind::Index, None) => self.index_checksums(*id).ok_or(BucketError::Gone(*id)),
+                (Kind::Data | Kind::Moved, None) => {
+                    self.stripe_record(*id).await.map(|record| Rc::new(record.checksums))
+                }
+            };
+            let checksums = match known {
+                Ok(checksums) => checksums,
+                // It died.
+                Err(BucketError::Gone(_)) if self.0.stripes.zones.borrow().stripe(*id).is_none() => continue,
+                // Replaced before its checksums were noted: it takes a new beginning, with a new root.
+                Err(BucketError::Gone(_)) if entry.kind == Kind::Index => {
+                    return Err(CopyError::Write(BucketError::NotReady(format!("the root alone names {id}"))));
+                }
+                Err(BucketError::Gone(_)) => return Err(BucketError::NotReady(format!("{id} moves")).into()),
+                Err(error) => return Err(error.into()),
             };
             views.push(StripeView { id: *id, set: set.clone(), row: entry.row, rows: entry.rows, checksums });
         }
@@ -101,6 +109,14 @@ impl Bucket {
         let written: Result<Vec<()>, BucketError> = join_all(writes).await.into_iter().collect();
         written.map_err(CopyError::Write)?;
         Ok(u64::from(rows) * BLOCK_BYTES as u64 * targets.len() as u64)
+    }
+
+    /// Of a stripe that belongs to a run, to one that is being merged, or to the manifest.
+    fn index_checksums(&self, id: StripeId) -> Option<Rc<Vec<u32>>> {
+        let merging = self.0.merging.borrow();
+        let merged = merging.iter().flat_map(|merge| merge.written()).find(|stripe| stripe.id == id).cloned();
+        let stripe = merged.or_else(|| self.index_stripes().into_iter().find(|stripe| stripe.id == id))?;
+        Some(Rc::new(stripe.checksums))
     }
 
     /// All rows of each drive that is needed at once; what comes out is compared with the checksums, which says the
