@@ -200,7 +200,6 @@ impl Namespace {
         node: &NewNode,
         position: Position,
     ) -> Result<(FsReply, Bytes), Veto> {
-        let secret = self.map()?.secret;
         let reply = |made: Option<Attr>| FsReply::Entry {
             inode: made.map_or(InodeId(0), |attr| attr.inode),
             kind: node.kind,
@@ -209,8 +208,8 @@ impl Namespace {
         };
         self.plan_until_done(call, reply, async |plan| {
             let parent = self.directory(call, dir).await?;
-            if dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry.is_some() {
-                return Err(errno::EEXIST);
+            if self.meaning_here(call, dir, name).await?.is_some() {
+                return Err(errno::EEXIST.into());
             }
             self.room_for(0)?;
             let inherited = self.inherited(call.fs, dir, &parent).await?;
@@ -226,7 +225,6 @@ impl Namespace {
 
     pub(crate) async fn link(self: &Rc<Self>, call: &Call, number: InodeId, dir: InodeId, name: Vec<u8>) -> Outcome {
         dentries::check_name(&name)?;
-        let secret = self.map()?.secret;
         let name = Bytes::from(name);
         let reply = |linked: Option<Attr>| FsReply::Entry {
             inode: number,
@@ -236,8 +234,8 @@ impl Namespace {
         };
         let done = self.plan_until_done(call, reply, async |plan| {
             self.directory(call, dir).await?;
-            if dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?.dentry.is_some() {
-                return Err(errno::EEXIST);
+            if self.meaning_here(call, dir, &name).await?.is_some() {
+                return Err(errno::EEXIST.into());
             }
             self.room_for(0)?;
             self.add_part(call, plan, number, Part::Link { inode: number })?;

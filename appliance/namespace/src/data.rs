@@ -1,16 +1,16 @@
 //! Contents: reads, writes, appends, holes. Requests stay within one slab; slab 0 is in the inode's bucket and changes
 //! size and times in the same record, other slabs hold blocks alone.
 
-use crate::inode::{INLINE_BYTES_MAX, Inode, inode_key, object};
+use crate::inode::{INLINE_BYTES_MAX, Inode, cut_key, inode_key, object};
 use crate::{Call, Namespace, Outcome, cut, errno};
 use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
-use weft_bucket::{Batch, KeyBuilder, LockGuard, Tag};
+use weft_bucket::{Batch, KeyBuilder, LockGuard, Mode, Tag};
 use weft_reactor::{AlignedBuf, join_all};
-use weft_wire::InodeId;
 use weft_wire::fs::{FallocateMode, FileKind, FsError, FsReply, SeekTarget};
 use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BYTES};
+use weft_wire::{FsId, InodeId};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// From here on data goes into a stripe of its own instead of the journal.
@@ -25,6 +25,11 @@ fn touch(inode: &mut Inode, call: &Call, kill_setid: bool) {
     }
 }
 
+/// Stands for a slab. Comes after the inode's [`cut_key`], in whose order they are locked.
+fn slab_key(fs: FsId, number: InodeId, slab: u64) -> Bytes {
+    KeyBuilder::new(fs, Tag::Cut).u64(number.0).u64(slab).build()
+}
+
 /// Whole blocks that a byte range touches.
 fn blocks_of(range: &Range<u64>) -> Range<u64> {
     range.start / BLOCK..range.end.div_ceil(BLOCK)
@@ -33,8 +38,14 @@ fn blocks_of(range: &Range<u64>) -> Range<u64> {
 impl Namespace {
     /// The slab's lock key for read-modify-write of its blocks.
     pub(crate) async fn lock_slab(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
-        let key = KeyBuilder::new(call.fs, Tag::Cut).u64(number.0).u64(slab).build();
-        self.bucket.lock([key]).await
+        self.bucket.lock([slab_key(call.fs, number, slab)]).await
+    }
+
+    /// The same for a writer that doesn't hold the inode's lock: no cut comes between its look at the newest cut and its
+    /// record, which would bring back what the cut removed.
+    async fn lock_for_write(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
+        let slab = slab_key(call.fs, number, slab);
+        self.bucket.lock_modes([(cut_key(call.fs, number), Mode::Shared), (slab, Mode::Exclusive)]).await
     }
 
     /// One block; `None` is a hole.
@@ -114,7 +125,7 @@ impl Namespace {
             let inode = self.file(call, number).await?;
             return self.write_first_slab(call, number, inode, range, kill_setid, data).await;
         }
-        let _guard = self.lock_slab(call, number, offset / SLAB_BYTES).await;
+        let _guard = self.lock_for_write(call, number, offset / SLAB_BYTES).await;
         self.check_cut(call, number, cut_generation).await?;
         let mut batch = Batch::new();
         self.put_data(call, number, &range, data, None, &mut batch).await?;
@@ -373,7 +384,7 @@ impl Namespace {
             return Err(errno::EINVAL);
         }
         let first = offset < SLAB_BYTES;
-        let _slab = if first { None } else { Some(self.lock_slab(call, number, offset / SLAB_BYTES).await) };
+        let _slab = if first { None } else { Some(self.lock_for_write(call, number, offset / SLAB_BYTES).await) };
         let _inode = if first { Some(self.lock_inodes(call, [number]).await) } else { None };
         let mut batch = Batch::new();
         let mut inode = if first { Some(self.file(call, number).await?) } else { None };

@@ -1,8 +1,8 @@
 //! Operations on names: look, plan, do; look again if it changed meanwhile.
 
-use crate::part::{Part, Parts, Veto};
+use crate::part::{Entry, Part, Parts, Veto, meaning, name_key};
 use crate::transaction::Plan;
-use crate::{Call, Namespace};
+use crate::{Call, Namespace, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_wire::InodeId;
@@ -25,19 +25,37 @@ impl Namespace {
         self: &Rc<Self>,
         call: &Call,
         reply: impl Fn(Option<Attr>) -> FsReply,
-        look: impl AsyncFn(&mut Plan) -> Result<Option<FsReply>, FsError>,
+        look: impl AsyncFn(&mut Plan) -> Result<Option<FsReply>, Veto>,
     ) -> Result<(FsReply, Bytes), Veto> {
         for _ in 0..LOOKS_MAX {
             let mut plan = Plan::default();
-            if let Some(answer) = look(&mut plan).await? {
-                return Ok((answer, Bytes::new()));
+            match look(&mut plan).await {
+                Ok(Some(answer)) => return Ok((answer, Bytes::new())),
+                Ok(None) => {}
+                Err(Veto::Changed) => continue,
+                Err(veto) => return Err(veto),
             }
+            let planned = plan.parts.clone();
             match self.execute(call, plan, &reply).await {
                 Ok(reply) => return Ok((reply, Bytes::new())),
                 Err(Veto::Changed) => {}
+                Err(Veto::Error(error @ FsError::Errno(_))) if error != errno::EIO => {
+                    // One bucket says no, and may have been asked because of what another no longer has.
+                    let mut again = Plan::default();
+                    if matches!(look(&mut again).await, Ok(None)) && again.parts == planned {
+                        return Err(Veto::Error(error));
+                    }
+                }
                 Err(veto) => return Err(veto),
             }
         }
         Err(Veto::Changed)
+    }
+
+    /// What a name of a directory in this bucket means, once no transaction is about it.
+    pub(crate) async fn meaning_here(&self, call: &Call, dir: InodeId, name: &Bytes) -> Result<Option<Entry>, FsError> {
+        let secret = self.map()?.secret;
+        self.seen(&name_key(&secret, call.fs, dir, name)).await?;
+        Ok(meaning(&dentries::find(&self.bucket, &secret, call.fs, dir, name).await?))
     }
 }

@@ -1,12 +1,32 @@
 //! Rename: a name goes here and comes there, and what it means learns of it. Within one bucket that is one record.
 
-use crate::part::{Entry, Part, meaning};
+use crate::part::{Entry, Part, Veto};
 use crate::{Call, Namespace, Outcome, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_wire::InodeId;
 use weft_wire::bucket::{ParticipantOp, ParticipantReply};
 use weft_wire::fs::{FileKind, FsError, FsReply, RenameMode};
+
+fn is_directory(entry: Entry) -> bool {
+    entry.kind == FileKind::Directory
+}
+
+/// The answer, if nothing is to be done.
+fn answer_at_once(source: Entry, target: Option<Entry>, mode: RenameMode) -> Option<Result<FsReply, FsError>> {
+    match (target, mode) {
+        (Some(_), RenameMode::NoReplace) => Some(Err(errno::EEXIST)),
+        (None, RenameMode::Exchange) => Some(Err(errno::ENOENT)),
+        // Two names of one file.
+        (Some(target), _) if target.inode == source.inode => Some(Ok(FsReply::Done)),
+        (Some(target), RenameMode::Replace) => match (is_directory(source), is_directory(target)) {
+            (true, false) => Some(Err(errno::ENOTDIR)),
+            (false, true) => Some(Err(errno::EISDIR)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
 
 impl Namespace {
     pub(crate) async fn rename(
@@ -20,31 +40,24 @@ impl Namespace {
         let (new_dir, new_name) = (to.0, Bytes::from(to.1));
         dentries::check_name(&name)?;
         dentries::check_name(&new_name)?;
-        let secret = self.map()?.secret;
         let done = self.plan_until_done(
             call,
             |_| FsReply::Done,
             async |plan| {
-                let Some(source) = meaning(&dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?) else {
+                let Some(source) = self.meaning_here(call, dir, &name).await? else {
                     self.directory(call, dir).await?;
-                    return Err(errno::ENOENT);
+                    return Err(errno::ENOENT.into());
                 };
                 let target = self.name_anywhere(call, new_dir, &new_name).await?;
-                match (target, mode) {
-                    (Some(_), RenameMode::NoReplace) => return Err(errno::EEXIST),
-                    (None, RenameMode::Exchange) => return Err(errno::ENOENT),
-                    // Two names of one file: nothing to do.
-                    (Some(target), _) if target.inode == source.inode => return Ok(Some(FsReply::Done)),
-                    _ => {}
+                if let Some(answer) = answer_at_once(source, target, mode) {
+                    // Both names must have meant this at one moment.
+                    if self.meaning_here(call, dir, &name).await? != Some(source) {
+                        return Err(Veto::Changed);
+                    }
+                    return Ok(Some(answer?));
                 }
-                let is_directory = |entry: Entry| entry.kind == FileKind::Directory;
                 let exchanged = target.filter(|_| mode == RenameMode::Exchange);
                 let replaced = target.filter(|_| mode != RenameMode::Exchange);
-                match replaced.map(|target| (is_directory(source), is_directory(target))) {
-                    Some((true, false)) => return Err(errno::ENOTDIR),
-                    Some((false, true)) => return Err(errno::EISDIR),
-                    _ => {}
-                }
                 if dir != new_dir {
                     // A directory must not come to lie in itself.
                     let goes = is_directory(source).then_some((new_dir, source.inode));
@@ -95,7 +108,7 @@ impl Namespace {
         let map = self.map()?;
         let bucket = map.bucket_of(dir.position());
         if bucket == self.bucket.id() {
-            let found = meaning(&dentries::find(&self.bucket, &map.secret, call.fs, dir, name).await?);
+            let found = self.meaning_here(call, dir, name).await?;
             if found.is_none() {
                 self.directory(call, dir).await?;
             }

@@ -341,3 +341,27 @@ fn limits_are_errors() {
         assert!(client.read(f, 5, 10).await.is_empty());
     });
 }
+
+/// A write merges its bytes into a block that it has read: a cut of the file in between must not come back with it.
+#[test]
+fn a_write_brings_nothing_back_that_a_truncate_has_removed() {
+    run(69, |rig| async move {
+        let (writer, cutter) = (rig.client(1), rig.client(2));
+        for step in 0..40_u64 {
+            let f = writer.create(ROOT, &format!("f{step}")).await.unwrap();
+            writer.write(f, 2 * MIB, &[7; 4096]).await.unwrap();
+            let late = {
+                let (writer, handle) = (writer.clone(), rig.handle().clone());
+                async move {
+                    handle.sleep(std::time::Duration::from_micros(15 * step)).await;
+                    writer.write(f, 2 * MIB, &[8; 100]).await.unwrap();
+                }
+            };
+            let late = rig.handle().spawn("write", late);
+            cutter.truncate(f, 10).await.unwrap();
+            late.await.unwrap();
+            let data = writer.read(f, 0, 3 * MIB).await;
+            assert!(!data.contains(&7), "step {step}");
+        }
+    });
+}

@@ -147,3 +147,47 @@ fn renames_that_cross_each_other_never_make_a_cycle() {
         assert_eq!(client.names(ROOT).await.len(), 1);
     });
 }
+
+/// What an answer says of two names was so at one moment.
+#[test]
+fn a_rename_that_comes_late_finds_nothing() {
+    run(26, |rig| async move {
+        let (one, other) = (rig.client(1), rig.client(2));
+        for step in 0..60_u64 {
+            // In whatever bucket.
+            let dir = one.mkdir(ROOT, &format!("d{step}")).await.unwrap();
+            one.create(ROOT, "f").await.unwrap();
+            let first = {
+                let (one, handle) = (one.clone(), rig.handle().clone());
+                async move {
+                    handle.sleep(std::time::Duration::from_micros(20 * (step / 2))).await;
+                    one.rename((ROOT, "f"), (dir, "f")).await
+                }
+            };
+            let first = rig.handle().spawn("rename", first);
+            let late = match step % 2 {
+                0 => other.rename_mode((ROOT, "f"), (dir, "f"), RenameMode::NoReplace).await,
+                _ => other.rename((ROOT, "f"), (dir, "f")).await,
+            };
+            let first = first.await.unwrap();
+            assert!([(0, ENOENT), (ENOENT, 0)].contains(&(first, late)), "step {step}: {first} and {late}");
+        }
+    });
+}
+
+/// Once a file is gone from where it was, it can be removed where it went.
+#[test]
+fn a_file_that_moved_is_there_for_whoever_removes_it() {
+    run(27, |rig| async move {
+        let (one, other) = (rig.client(1), rig.client(2));
+        for step in 0..20_u64 {
+            let dir = one.mkdir(ROOT, &format!("d{step}")).await.unwrap();
+            one.create(ROOT, "f").await.unwrap();
+            let mover = one.clone();
+            let moved = rig.handle().spawn("rename", async move { mover.rename((ROOT, "f"), (dir, "f")).await });
+            while other.lookup(ROOT, "f").await.is_ok() {}
+            assert_eq!(other.unlink(dir, "f").await, 0, "step {step}");
+            assert_eq!(moved.await.unwrap(), 0);
+        }
+    });
+}
