@@ -4,7 +4,9 @@
 
 mod bench;
 mod down;
+mod ledger;
 mod machine;
+mod mutants;
 mod posix;
 mod sim;
 mod stage;
@@ -31,6 +33,8 @@ enum Verb {
     Down(down::Down),
     /// Run whole clusters in virtual time, with faults, each a function of its seed
     Sim(sim::Sim),
+    /// Build deliberately broken simulators, each of which some seed must catch
+    Mutants(mutants::Mutants),
     /// Run public test suites on a mounted cluster that is started for them
     Posix(posix::Posix),
     /// Measure what work costs, beside a FUSE pass-through and GlusterFS
@@ -43,6 +47,7 @@ fn main() -> std::process::ExitCode {
         Verb::Up(up) => up.run(),
         Verb::Down(down) => down.run(),
         Verb::Sim(sim) => sim.run(),
+        Verb::Mutants(mutants) => mutants.run(),
         Verb::Posix(posix) => posix.run(),
         Verb::Bench(bench) => bench.run(),
     };

@@ -1,6 +1,6 @@
 //! `cargo xtask sim`: whole clusters in virtual time, seed by seed.
 
-use crate::tree;
+use crate::{ledger, tree};
 use anyhow::{Context, Result};
 use std::process::ExitCode;
 
@@ -23,6 +23,12 @@ pub struct Sim {
     /// Seeds at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Go on with further seeds for so long instead
+    #[arg(long, value_name = "SECONDS")]
+    budget: Option<u64>,
+    /// Go on behind the seeds of docs/ledger.md, and write there what became of these
+    #[arg(long, conflicts_with = "seed")]
+    resume: bool,
     /// Print what happens, and the programs' own logs as RUST_LOG says
     #[arg(long)]
     verbose: bool,
@@ -33,16 +39,41 @@ impl Sim {
         let mut command = tree::cargo();
         command.current_dir(tree::root()?);
         command.args(["run", "--quiet", "--profile", "ci", "--package", "weft-sim", "--"]);
-        command.arg("--seed").arg(self.seed.to_string());
+        let root = tree::root()?;
+        let ledger = root.join(ledger::PATH);
+        let resumed = match self.resume {
+            true => Some(ledger::commit(&root)?),
+            false => None,
+        };
+        let seed = match self.resume {
+            true => ledger::next_seed(&std::fs::read_to_string(&ledger).unwrap_or_default()),
+            false => self.seed,
+        };
+        command.arg("--seed").arg(seed.to_string());
         command.arg("--runs").arg(self.runs.to_string());
         command.arg("--nodes").arg(self.nodes.to_string());
         command.arg("--protection").arg(&self.protection);
         command.arg("--time").arg(self.time.to_string());
         command.arg("--jobs").arg(self.jobs.to_string());
+        if let Some(budget) = self.budget {
+            command.arg("--budget").arg(budget.to_string());
+        }
         if self.verbose {
             command.arg("--verbose");
         }
+        let sum = tree::target()?.join("sim.sum");
+        if self.resume {
+            // What an earlier run left says nothing about this one.
+            let _ = std::fs::remove_file(&sum);
+            command.arg("--sum").arg(&sum);
+        }
         let status = command.status().context("can't start cargo")?;
+        if let Some(commit) = resumed {
+            let text = std::fs::read_to_string(&sum).with_context(|| format!("can't read {}", sum.display()))?;
+            let shape = format!("{} nodes, {}, {} s", self.nodes, self.protection, self.time);
+            ledger::add(&root, &commit, &shape, &ledger::Sum::parse(&text)?)?;
+            println!("added to {}", ledger.display());
+        }
         Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

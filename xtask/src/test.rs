@@ -15,7 +15,7 @@ pub struct Test {
     /// Run only these stages
     #[arg(value_enum)]
     stages: Vec<Stage>,
-    /// Run all of the public POSIX suites, and give those tests that can use it more time
+    /// Run all of the public POSIX suites and the mutants, and give those tests that can use it more time
     #[arg(long)]
     long: bool,
 }
@@ -36,8 +36,10 @@ enum Stage {
     Doc,
     /// The rules of the repository itself
     House,
-    /// Simulated clusters: the seeds that once failed
+    /// Simulated clusters: the seeds that once failed, and others for a minute
     Sim,
+    /// Broken builds of the simulator, each caught by some seed
+    Mutants,
     /// The programs that real clusters are made of
     Programs,
     /// Real clusters, killed and checked
@@ -46,7 +48,7 @@ enum Stage {
     Posix,
 }
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage::Fmt,
     Stage::Build,
     Stage::Clippy,
@@ -55,6 +57,7 @@ const STAGES: [Stage; 11] = [
     Stage::Doc,
     Stage::House,
     Stage::Sim,
+    Stage::Mutants,
     Stage::Programs,
     Stage::Cluster,
     Stage::Posix,
@@ -86,6 +89,7 @@ impl Stage {
             Stage::Doc => "doc",
             Stage::House => "house",
             Stage::Sim => "sim",
+            Stage::Mutants => "mutants",
             Stage::Programs => "programs",
             Stage::Cluster => "cluster",
             Stage::Posix => "posix",
@@ -103,11 +107,17 @@ impl Stage {
             Stage::Doc => 300,
             Stage::House => 120,
             Stage::Sim => 600,
+            Stage::Mutants => 7200,
             Stage::Programs => 600,
             Stage::Cluster => 1800,
             // Installs the suites, too.
             Stage::Posix => 1200,
         })
+    }
+
+    /// Too long for every change.
+    fn long(self) -> bool {
+        self == Stage::Mutants
     }
 
     fn arguments(self) -> &'static [&'static str] {
@@ -142,9 +152,21 @@ impl Stage {
                 "-E",
                 "package(weft-house)",
             ],
-            Stage::Sim => {
-                &["run", "--quiet", "--profile", "ci", "--package", "weft-sim", "--", "--seeds", "tests/sim/seeds.txt"]
-            }
+            // Seeds differ from run to run: what they find is a bug, whoever's change is being tested.
+            Stage::Sim => &[
+                "run",
+                "--quiet",
+                "--profile",
+                "ci",
+                "--package",
+                "weft-sim",
+                "--",
+                "--seeds",
+                "tests/sim/seeds.txt",
+                "--budget",
+                "60",
+                "--fresh",
+            ],
             Stage::Programs => {
                 &["build", "--profile", "ci", "--package", "weftd", "--package", "weft-cli", "--package", "weft-fuse"]
             }
@@ -161,6 +183,7 @@ impl Stage {
                 "-E",
                 "package(weft-cluster-tests)",
             ],
+            Stage::Mutants => &["xtask", "mutants"],
             Stage::Posix => &["xtask", "posix"],
         }
     }
@@ -225,7 +248,8 @@ impl Test {
         let mut lines = Vec::new();
         let mut total = Count::default();
         for stage in STAGES {
-            if !self.stages.is_empty() && !self.stages.contains(&stage) {
+            let asked = if self.stages.is_empty() { self.long || !stage.long() } else { self.stages.contains(&stage) };
+            if !asked {
                 continue;
             }
             println!("== {}", stage.name());

@@ -7,6 +7,7 @@ use crate::device::{Drive, DriveError, Operation, check_pieces, check_range};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_reactor::sync::{Pending, completion};
@@ -69,9 +70,12 @@ struct Faults {
     read_errors: BTreeSet<u64>,
     writes_failing: u64,
     flushes_failing: u64,
-    lose_next: bool,
+    /// Of writes that begin in these blocks.
+    lose_next: Option<Range<u64>>,
     lies: bool,
-    misdirect_next: Option<u64>,
+    /// Of writes that begin in these blocks: where the next one lands.
+    misdirect_next: Option<(Range<u64>, u64)>,
+    delay: Duration,
     /// Power fails after so many more blocks were written.
     blocks_until_power_loss: Option<u64>,
 }
@@ -182,12 +186,33 @@ impl MemMedia {
 
     /// The next write is acknowledged and never happens.
     pub fn lose_next_write(&self) {
-        self.0.borrow_mut().faults.lose_next = true;
+        self.lose_next_write_in(0..self.capacity_bytes());
+    }
+
+    /// The next write that begins in these bytes is acknowledged and never happens.
+    pub fn lose_next_write_in(&self, bytes: Range<u64>) {
+        self.0.borrow_mut().faults.lose_next = Some(blocks(&bytes));
     }
 
     /// The next write lands at another offset.
     pub fn misdirect_next_write(&self, offset: u64) {
-        self.0.borrow_mut().faults.misdirect_next = Some(offset / BLOCK);
+        self.misdirect_next_write_in(0..self.capacity_bytes(), offset);
+    }
+
+    /// The next write that begins in these bytes lands at another offset.
+    pub fn misdirect_next_write_in(&self, bytes: Range<u64>, offset: u64) {
+        self.0.borrow_mut().faults.misdirect_next = Some((blocks(&bytes), offset / BLOCK));
+    }
+
+    /// No write is lost or misdirected any more that was going to be.
+    pub fn write_well_again(&self) {
+        let faults = &mut self.0.borrow_mut().faults;
+        (faults.lose_next, faults.misdirect_next) = (None, None);
+    }
+
+    /// Every operation takes so much longer from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.0.borrow_mut().faults.delay = delay;
     }
 
     pub fn counters(&self) -> MemCounters {
@@ -218,10 +243,13 @@ impl Media {
 
     /// Returns the write's number, or `None` if it was lost or power failed in the middle.
     fn write(&mut self, offset: u64, data: Vec<Bytes>) -> Option<u64> {
-        if std::mem::take(&mut self.faults.lose_next) {
+        let mut block = offset / BLOCK;
+        if self.faults.lose_next.take_if(|range| range.contains(&block)).is_some() {
             return None;
         }
-        let block = self.faults.misdirect_next.take().unwrap_or(offset / BLOCK);
+        if let Some((_, elsewhere)) = self.faults.misdirect_next.take_if(|(range, _)| range.contains(&block)) {
+            block = elsewhere;
+        }
         let mut pieces = Vec::new();
         for piece in data {
             for at in (0..piece.len()).step_by(BLOCK_BYTES) {
@@ -330,6 +358,7 @@ impl MemDrive {
         finish: impl FnOnce(&mut Media) -> Result<T, DriveError> + 'static,
     ) -> Pending<Result<T, DriveError>> {
         let media = self.media.clone();
+        let latency = latency + media.0.borrow().faults.delay;
         let life = self.life;
         let finish = move || {
             let mut media = media.0.borrow_mut();
@@ -365,6 +394,10 @@ impl MemDrive {
         }
         Ok(media.write(offset, data))
     }
+}
+
+fn blocks(bytes: &Range<u64>) -> Range<u64> {
+    bytes.start / BLOCK..bytes.end.div_ceil(BLOCK)
 }
 
 fn failed(operation: Operation, offset: u64, len: u64) -> DriveError {

@@ -127,6 +127,17 @@ impl Replicator {
         }
         for Record { header, payload } in records {
             if header.seq >= first {
+                let header = match cfg!(weft_mutant = "reappend") {
+                    true => self::header(
+                        params.bucket,
+                        params.epoch,
+                        header.seq,
+                        header.kind,
+                        acknowledged,
+                        std::slice::from_ref(&payload),
+                    ),
+                    false => header,
+                };
                 replicator.store.push(Entry { header, pieces: vec![payload], holders: 0 });
             }
         }

@@ -107,6 +107,10 @@ impl Client {
         self.id
     }
 
+    pub fn fs(&self) -> FsId {
+        self.fs
+    }
+
     pub fn root(&self) -> InodeId {
         self.root
     }

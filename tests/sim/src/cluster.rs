@@ -4,7 +4,7 @@ use crate::world::World;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-use weft_client::{Client, ConnectOptions};
+use weft_client::{Client, ConnectError, ConnectOptions};
 use weft_placement::{FormRequest, NewDrive, NewNode};
 use weft_transport::rpc::Network;
 use weft_wire::Uuid;
@@ -85,6 +85,20 @@ impl World {
     /// A new client process with this filesystem. Answers its index, too.
     pub fn connect(&mut self, fs_name: &str) -> Result<(usize, Rc<Client>), String> {
         let index = self.add_client();
+        let connecting = self.connecting(index, fs_name)?;
+        match self.block_on_client(index, STEP_MAX, connecting) {
+            Ok(Ok(client)) => Ok((index, client)),
+            Ok(Err(error)) => Err(format!("client {index} can't connect: {error}")),
+            Err(_) => Err(format!("client {index} can't connect in time")),
+        }
+    }
+
+    /// What a client's process does to become a client.
+    pub fn connecting(
+        &self,
+        index: usize,
+        fs_name: &str,
+    ) -> Result<impl Future<Output = Result<Rc<Client>, ConnectError>> + use<>, String> {
         let process = self.clients.get(index).ok_or("no such client")?;
         let handle = process.handle();
         let rpc: Rc<dyn Network> = process.socket().bind(None)?;
@@ -94,10 +108,6 @@ impl World {
             host: format!("client{index}"),
             fail_after: None,
         };
-        match self.block_on_client(index, STEP_MAX, Client::connect(rpc, handle, options)) {
-            Ok(Ok(client)) => Ok((index, client)),
-            Ok(Err(error)) => Err(format!("client {index} can't connect: {error}")),
-            Err(_) => Err(format!("client {index} can't connect in time")),
-        }
+        Ok(Client::connect(rpc, handle, options))
     }
 }

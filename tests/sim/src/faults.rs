@@ -15,27 +15,63 @@ pub struct FaultOptions {
     pub crashes: bool,
     pub power_loss_of_all: bool,
     pub corruption: bool,
+    /// Writes to zones that drives lose or put elsewhere.
+    pub bad_writes: bool,
+    pub slow_drives: bool,
+    pub client_deaths: bool,
+    /// Nodes are down for long.
+    pub long: bool,
+    /// More nodes than may fail go down at once: then nothing is answered wrongly, and all is there when they come back.
+    pub beyond: bool,
     /// Between two faults, on average.
     pub every: Duration,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Crash,
+    PowerLossOfAll,
+    Weather,
+    Partition,
+    Corruption,
+    BadWrite,
+    SlowDrive,
+    ClientDeath,
+}
+
 impl FaultOptions {
-    pub fn none() -> Self {
-        Self {
-            network: false,
-            crashes: false,
-            power_loss_of_all: false,
-            corruption: false,
-            every: Duration::from_secs(1),
-        }
+    /// The kinds, and how often each strikes.
+    fn kinds(&self) -> Vec<(Kind, u64)> {
+        let all = [
+            (self.crashes, Kind::Crash, 40),
+            (self.power_loss_of_all, Kind::PowerLossOfAll, 8),
+            (self.network, Kind::Weather, 15),
+            (self.network, Kind::Partition, 20),
+            (self.corruption, Kind::Corruption, 15),
+            (self.bad_writes, Kind::BadWrite, 15),
+            (self.slow_drives, Kind::SlowDrive, 10),
+            (self.client_deaths, Kind::ClientDeath, 8),
+        ];
+        all.into_iter().filter(|(on, ..)| *on).map(|(_, kind, weight)| (kind, weight)).collect()
+    }
+
+    /// A drive may hold what isn't right, while it says that it is.
+    pub fn damages(&self) -> bool {
+        self.corruption || self.bad_writes
     }
 }
 
-/// Longest that a node stays down, a partition lasts, the network stays bad.
+/// Longest that a node stays down, a partition lasts, a drive is slow.
 const DOWN_MAX: Duration = Duration::from_secs(5);
+const DOWN_LONG_MAX: Duration = Duration::from_secs(40);
 const PARTITION_MAX: Duration = Duration::from_secs(3);
+const SLOW_MAX: Duration = Duration::from_secs(5);
+/// What a slow drive needs more for each operation, at most.
+const DELAY_MAX: Duration = Duration::from_millis(50);
 /// How long drives pretend, and how long all was well before.
 const PRETENCE: Duration = Duration::from_secs(3);
+/// Nodes that may be down while everything has to be answered.
+const DOWN_LIVE_MAX: usize = 0;
 
 pub struct Faults {
     options: FaultOptions,
@@ -45,7 +81,12 @@ pub struct Faults {
     /// Nodes that are down, and when they come back.
     down: Vec<(usize, Instant)>,
     partitions: Vec<(PartitionId, Instant)>,
-    /// With corruption, only these nodes go down or are damaged.
+    /// Nodes with slow drives, and until when.
+    slow: Vec<(usize, Instant)>,
+    rough: bool,
+    /// When something last happened that holds up answers for a while.
+    disturbed: Instant,
+    /// With damage, only these nodes go down or are damaged.
     victims: Vec<usize>,
     pub struck: u64,
 }
@@ -58,7 +99,7 @@ impl Faults {
     pub fn new(options: FaultOptions, seed: u64, world: &World, parity: usize) -> Self {
         let mut random = Random::new(seed);
         let mut victims: Vec<usize> = (0..world.nodes.len()).collect();
-        if options.corruption {
+        if options.damages() {
             while victims.len() > parity {
                 victims.remove(random.below(victims.len() as u64) as usize);
             }
@@ -70,6 +111,9 @@ impl Faults {
             next: world.now(),
             down: Vec::new(),
             partitions: Vec::new(),
+            slow: Vec::new(),
+            rough: false,
+            disturbed: world.now(),
             victims,
             struck: 0,
         };
@@ -85,43 +129,70 @@ impl Faults {
     pub fn next_at(&self) -> Instant {
         let down = self.down.iter().map(|(_, until)| *until);
         let partitions = self.partitions.iter().map(|(_, until)| *until);
-        down.chain(partitions).chain([self.next]).min().unwrap_or(self.next)
+        let slow = self.slow.iter().map(|(_, until)| *until);
+        down.chain(partitions).chain(slow).chain([self.next]).min().unwrap_or(self.next)
     }
 
-    /// Does what is due.
-    pub fn strike(&mut self, world: &mut World) {
+    /// Since when nothing holds up answers, if that is so.
+    pub fn calm_since(&self) -> Option<Instant> {
+        let held_up = self.rough || !self.partitions.is_empty() || self.down.len() > DOWN_LIVE_MAX;
+        (!held_up).then_some(self.disturbed)
+    }
+
+    /// Does what is due. Answers which client dies, if one does: that is its owner's business.
+    pub fn strike(&mut self, world: &mut World) -> Option<usize> {
         let now = world.now();
-        for (node, _) in self.take_due(now) {
-            world.start_node(node);
+        let started = take_due(&mut self.down, now);
+        for node in &started {
+            world.start_node(*node);
         }
-        let (due, rest): (Vec<_>, Vec<_>) = self.partitions.drain(..).partition(|(_, until)| *until <= now);
-        self.partitions = rest;
-        for (partition, _) in due {
+        for node in take_due(&mut self.slow, now) {
+            set_delay(world, node, Duration::ZERO);
+        }
+        let healed = take_due(&mut self.partitions, now);
+        if !started.is_empty() || !healed.is_empty() {
+            self.disturbed = now;
+        }
+        for partition in healed {
             world.net.heal(partition);
             world.trace.note("a partition heals");
         }
-        if self.next <= now {
-            self.fault(world);
-            self.plan_next(now);
+        if self.next > now {
+            return None;
         }
+        self.plan_next(now);
+        self.fault(world)
     }
 
-    fn take_due(&mut self, now: Instant) -> Vec<(usize, Instant)> {
-        let (due, rest) = self.down.drain(..).partition(|(_, until)| *until <= now);
-        self.down = rest;
-        due
-    }
-
-    fn fault(&mut self, world: &mut World) {
+    fn fault(&mut self, world: &mut World) -> Option<usize> {
+        let kinds = self.options.kinds();
+        let mut left = self.random.below(kinds.iter().map(|(_, weight)| weight).sum());
+        let (kind, _) = kinds.iter().find(|(_, weight)| match left.checked_sub(*weight) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        })?;
         self.struck += 1;
-        match self.random.below(100) {
-            0..40 if self.options.crashes => self.crash(world),
-            40..48 if self.options.power_loss_of_all => self.power_loss_of_all(world),
-            48..65 if self.options.network => self.weather(world),
-            65..85 if self.options.network => self.partition(world),
-            85..100 if self.options.corruption => self.corrupt(world),
-            _ => {}
+        if !matches!(kind, Kind::Corruption | Kind::BadWrite | Kind::ClientDeath) {
+            self.disturbed = world.now();
         }
+        match kind {
+            Kind::Crash => self.crash(world),
+            Kind::PowerLossOfAll => self.power_loss_of_all(world),
+            Kind::Weather => self.weather(world),
+            Kind::Partition => self.partition(world),
+            Kind::Corruption => self.corrupt(world),
+            Kind::BadWrite => self.bad_write(world),
+            Kind::SlowDrive => self.slow_drive(world),
+            Kind::ClientDeath => return Some(self.random.below(world.clients.len() as u64) as usize),
+        }
+        None
+    }
+
+    fn victim(&mut self) -> Option<usize> {
+        self.victims.get(self.random.below(self.victims.len() as u64) as usize).copied()
     }
 
     fn keeps(&mut self) -> CrashKeeps {
@@ -133,17 +204,14 @@ impl Faults {
     }
 
     fn crash(&mut self, world: &mut World) {
-        if self.down.len() >= self.parity {
-            return;
-        }
-        let Some(node) = self.victims.get(self.random.below(self.victims.len() as u64) as usize).copied() else {
-            return;
-        };
-        if self.down.iter().any(|(down, _)| *down == node) {
+        let most = if self.options.beyond { world.nodes.len() } else { self.parity };
+        let Some(node) = self.victim() else { return };
+        if self.down.len() >= most || self.down.iter().any(|(down, _)| *down == node) {
             return;
         }
         let crash = if self.random.chance(0.5) { Crash::Kill } else { Crash::PowerLoss(self.keeps()) };
-        let until = world.now() + between(&mut self.random, Duration::from_millis(1), DOWN_MAX);
+        let longest = if self.options.long { DOWN_LONG_MAX } else { DOWN_MAX };
+        let until = world.now() + between(&mut self.random, Duration::from_millis(1), longest);
         world.crash_node(node, crash);
         self.down.push((node, until));
     }
@@ -173,6 +241,7 @@ impl Faults {
             ..rough
         };
         let calm = self.random.chance(0.4);
+        self.rough = !calm;
         world.net.set_options(if calm { SimNetOptions::calm() } else { options });
         world.trace.note(if calm { "the network is calm" } else { "the network is rough" });
     }
@@ -196,11 +265,36 @@ impl Faults {
 
     /// Damages some blocks in the zones of a victim's drive.
     fn corrupt(&mut self, world: &mut World) {
-        let Some(node) = self.victims.get(self.random.below(self.victims.len() as u64) as usize).copied() else {
-            return;
-        };
+        let Some(node) = self.victim() else { return };
         let blocks = 1 + self.random.below(200);
         self.damage(world, node, blocks);
+    }
+
+    /// A victim's drive loses the next write to its zones, or puts it somewhere else in them.
+    fn bad_write(&mut self, world: &mut World) {
+        let Some(node) = self.victim() else { return };
+        let Some(machine) = world.nodes.get(node) else { return };
+        for media in &machine.media {
+            let Some(zones) = crate::stripes::zones_of(media) else { continue };
+            if self.random.chance(0.5) {
+                media.lose_next_write_in(zones);
+            } else {
+                // Near the beginning, where zones are handed out first.
+                let span = (zones.end - zones.start) / 64;
+                let to = zones.start + self.random.below(span);
+                media.misdirect_next_write_in(zones, to);
+            }
+        }
+        world.trace.note(&format!("node {node}: its drives do not write what they are told next"));
+    }
+
+    fn slow_drive(&mut self, world: &mut World) {
+        let Some(node) = self.victim() else { return };
+        let delay = between(&mut self.random, Duration::ZERO, DELAY_MAX);
+        let until = world.now() + between(&mut self.random, Duration::ZERO, SLOW_MAX);
+        set_delay(world, node, delay);
+        world.trace.note(&format!("node {node}: each operation of its drives takes {delay:?} more"));
+        self.slow.push((node, until));
     }
 
     pub fn damage(&mut self, world: &mut World, node: usize, blocks: u64) {
@@ -244,5 +338,23 @@ impl Faults {
             world.start_node(node);
         }
         self.partitions.clear();
+        for (node, _) in std::mem::take(&mut self.slow) {
+            set_delay(world, node, Duration::ZERO);
+        }
+        for media in world.nodes.iter().flat_map(|node| &node.media) {
+            media.write_well_again();
+        }
+    }
+}
+
+fn take_due<T>(list: &mut Vec<(T, Instant)>, now: Instant) -> Vec<T> {
+    let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(list).into_iter().partition(|(_, until)| *until <= now);
+    *list = rest;
+    due.into_iter().map(|(thing, _)| thing).collect()
+}
+
+fn set_delay(world: &World, node: usize, delay: Duration) {
+    for media in world.nodes.get(node).iter().flat_map(|node| &node.media) {
+        media.set_delay(delay);
     }
 }

@@ -17,6 +17,9 @@ pub enum FileCall {
     Chmod { mode: u16 },
     Read { at: u64, cells: u64, got: Vec<Value> },
     Stat { size: u64, mode: u16 },
+    Punch { at: u64, cells: u64 },
+    Zero { at: u64, cells: u64 },
+    Reserve { at: u64, cells: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +62,19 @@ impl Files {
         }
     }
 
+    fn punch(&self, file: &mut File, at: u64, cells: u64) {
+        let gone: Vec<u64> = file.cells.range(at..at + cells).map(|(cell, _)| *cell).collect();
+        for cell in gone {
+            file.cells.remove(&cell);
+        }
+    }
+
+    fn grow(&self, file: &mut File, end: u64) {
+        if self.has_size() {
+            file.size = file.size.max(end);
+        }
+    }
+
     fn read_fits(&self, file: &File, at: u64, cells: u64, got: &[Value]) -> bool {
         let len = got.len() as u64;
         let size_fits = if len == cells { file.size >= at + cells } else { file.size.max(at) == at + len };
@@ -85,6 +101,12 @@ impl Model for Files {
                     next.size = *size;
                 }
             }
+            FileCall::Punch { at, cells } => self.punch(&mut next, *at, *cells),
+            FileCall::Zero { at, cells } => {
+                self.punch(&mut next, *at, *cells);
+                self.grow(&mut next, at + cells);
+            }
+            FileCall::Reserve { at, cells } => self.grow(&mut next, at + cells),
             FileCall::Chmod { mode } if self.has_size() => next.mode = *mode,
             FileCall::Chmod { .. } => {}
             FileCall::Read { at, cells, got } if self.read_fits(file, *at, *cells, got) => {}

@@ -1,10 +1,11 @@
 //! What clients asked for and what they were told, with the order of both.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use weft_reactor::{Clock, Instant, VirtualClock};
 use weft_wire::InodeId;
-use weft_wire::fs::RenameMode;
+use weft_wire::fs::{FileKind, RenameMode};
 
 /// Number of an operation in its history.
 pub type OpId = usize;
@@ -30,18 +31,116 @@ pub type Name = u16;
 /// Offsets, lengths and sizes of files are in cells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    Create { dir: InodeId, name: Name, directory: bool },
-    Lookup { dir: InodeId, name: Name },
-    Remove { dir: InodeId, name: Name, directory: bool },
-    Rename { dir: InodeId, name: Name, new_dir: InodeId, new_name: Name, mode: RenameMode },
-    Link { inode: InodeId, dir: InodeId, name: Name },
-    ReadDir { dir: InodeId },
-    Write { inode: InodeId, at: u64, cells: u64 },
-    Append { inode: InodeId, cells: u64 },
-    Read { inode: InodeId, at: u64, cells: u64 },
-    Truncate { inode: InodeId, size: u64 },
-    Chmod { inode: InodeId, mode: u16 },
-    Stat { inode: InodeId },
+    Create {
+        dir: InodeId,
+        name: Name,
+        directory: bool,
+    },
+    Lookup {
+        dir: InodeId,
+        name: Name,
+    },
+    Remove {
+        dir: InodeId,
+        name: Name,
+        directory: bool,
+    },
+    Rename {
+        dir: InodeId,
+        name: Name,
+        new_dir: InodeId,
+        new_name: Name,
+        mode: RenameMode,
+    },
+    Link {
+        inode: InodeId,
+        dir: InodeId,
+        name: Name,
+    },
+    ReadDir {
+        dir: InodeId,
+    },
+    Write {
+        inode: InodeId,
+        at: u64,
+        cells: u64,
+    },
+    Append {
+        inode: InodeId,
+        cells: u64,
+    },
+    Read {
+        inode: InodeId,
+        at: u64,
+        cells: u64,
+    },
+    Truncate {
+        inode: InodeId,
+        size: u64,
+    },
+    Chmod {
+        inode: InodeId,
+        mode: u16,
+    },
+    Stat {
+        inode: InodeId,
+    },
+    /// Zeros there, the size stays.
+    Punch {
+        inode: InodeId,
+        at: u64,
+        cells: u64,
+    },
+    /// Zeros there; the file grows to the end of it.
+    Zero {
+        inode: InodeId,
+        at: u64,
+        cells: u64,
+    },
+    /// Nothing changes there; the file grows to the end of it.
+    Reserve {
+        inode: InodeId,
+        at: u64,
+        cells: u64,
+    },
+    /// Its target says which operation made it.
+    Symlink {
+        dir: InodeId,
+        name: Name,
+    },
+    ReadLink {
+        inode: InodeId,
+    },
+    /// The value says which operation set it.
+    SetXattr {
+        inode: InodeId,
+        name: Name,
+    },
+    GetXattr {
+        inode: InodeId,
+        name: Name,
+    },
+    RemoveXattr {
+        inode: InodeId,
+        name: Name,
+    },
+    /// Of the whole file, without waiting.
+    Lock {
+        inode: InodeId,
+        owner: Owner,
+        exclusive: bool,
+    },
+    Unlock {
+        inode: InodeId,
+        owner: Owner,
+    },
+}
+
+/// Who holds a lock: a worker of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    pub client: usize,
+    pub worker: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +149,7 @@ pub enum Outcome {
     /// What was made or found, and whether it is a directory.
     Entry {
         inode: InodeId,
-        directory: bool,
+        kind: FileKind,
     },
     Entries(Vec<(Name, InodeId)>),
     Data(Vec<Value>),
@@ -88,7 +187,15 @@ impl Op {
 
     /// It changes nothing.
     pub fn is_read(&self) -> bool {
-        matches!(self.call, Call::Lookup { .. } | Call::ReadDir { .. } | Call::Read { .. } | Call::Stat { .. })
+        matches!(
+            self.call,
+            Call::Lookup { .. }
+                | Call::ReadDir { .. }
+                | Call::Read { .. }
+                | Call::Stat { .. }
+                | Call::ReadLink { .. }
+                | Call::GetXattr { .. }
+        )
     }
 }
 
@@ -113,7 +220,10 @@ pub struct History {
 struct Inner {
     ops: Vec<Op>,
     events: u64,
+    /// Operations without an answer, of clients that live.
     outstanding: usize,
+    /// Clients that died: what they had asked for gets no answer.
+    dead: BTreeSet<usize>,
 }
 
 impl History {
@@ -124,7 +234,7 @@ impl History {
     pub fn invoke(&self, client: usize, call: Call) -> OpId {
         let mut inner = self.inner.borrow_mut();
         inner.events += 1;
-        inner.outstanding += 1;
+        inner.outstanding += usize::from(!inner.dead.contains(&client));
         let op = Op { client, call, invoked: inner.events, invoked_at: self.clock.now(), answer: None };
         inner.ops.push(op);
         inner.ops.len() - 1
@@ -134,15 +244,42 @@ impl History {
         let mut inner = self.inner.borrow_mut();
         inner.events += 1;
         let responded = inner.events;
-        inner.outstanding -= 1;
-        if let Some(op) = inner.ops.get_mut(op) {
-            op.answer = Some(Answer { responded, responded_at: self.clock.now(), outcome });
-        }
+        let Some(op) = inner.ops.get_mut(op) else { return };
+        op.answer = Some(Answer { responded, responded_at: self.clock.now(), outcome });
+        let client = op.client;
+        inner.outstanding -= usize::from(!inner.dead.contains(&client));
     }
 
-    /// Operations without an answer.
-    pub fn outstanding(&self) -> usize {
-        self.inner.borrow().outstanding
+    /// The client died. What it held is free some time later: `released` are the operations that say so, without an
+    /// answer until [`History::respond`].
+    pub fn client_dies(&self, client: usize) -> Vec<OpId> {
+        let mut held: Vec<(InodeId, Owner)> = Vec::new();
+        {
+            let mut inner = self.inner.borrow_mut();
+            inner.dead.insert(client);
+            let unanswered = inner.ops.iter().filter(|op| op.client == client && op.answer.is_none()).count();
+            inner.outstanding -= unanswered;
+            for op in inner.ops.iter().filter(|op| op.client == client) {
+                if let Call::Lock { inode, owner, .. } = op.call
+                    && !held.contains(&(inode, owner))
+                {
+                    held.push((inode, owner));
+                }
+            }
+        }
+        held.into_iter().map(|(inode, owner)| self.invoke(client, Call::Unlock { inode, owner })).collect()
+    }
+
+    /// Nobody waits for anything.
+    pub fn is_settled(&self) -> bool {
+        self.inner.borrow().outstanding == 0
+    }
+
+    /// Operations that somebody waits for, the oldest first.
+    pub fn outstanding(&self) -> Vec<(OpId, Op)> {
+        let inner = self.inner.borrow();
+        let waits = |op: &Op| op.answer.is_none() && !inner.dead.contains(&op.client);
+        inner.ops.iter().enumerate().filter(|(_, op)| waits(op)).map(|(id, op)| (id, op.clone())).collect()
     }
 
     pub fn len(&self) -> usize {

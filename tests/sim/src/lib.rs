@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod crew;
+pub mod extras;
 pub mod faults;
 pub mod files;
 pub mod history;
+pub mod leaks;
 pub mod linear;
 pub mod many;
 pub mod memory;

@@ -23,6 +23,13 @@ struct Arguments {
     /// Go on with further seeds for so long instead
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
+    /// Begin no further seed once one has failed
+    #[arg(long)]
+    until_failure: bool,
+    /// Write the first seed, the one after the last, how many passed within and beyond P, how many failed, and the
+    /// median of their CPU seconds
+    #[arg(long, value_name = "FILE")]
+    sum: Option<std::path::PathBuf>,
     /// Seeds that are run before all others, one a line
     #[arg(long, value_name = "FILE")]
     seeds: Option<std::path::PathBuf>,
@@ -43,11 +50,13 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.runs != 1 || arguments.budget.is_some() || arguments.seeds.is_some() {
+    if arguments.runs != 1 || arguments.budget.is_some() || arguments.seeds.is_some() || arguments.sum.is_some() {
         let many = Many {
             seed: if arguments.fresh { fresh() } else { arguments.seed },
             runs: arguments.runs,
             budget: arguments.budget.map(Duration::from_secs),
+            until_failure: arguments.until_failure,
+            sum: arguments.sum,
             seeds: arguments.seeds,
             jobs: arguments.jobs.max(1),
             shape: vec![
@@ -57,7 +66,7 @@ fn main() -> ExitCode {
             ],
         };
         return match many::run(&many) {
-            Ok(0) => ExitCode::SUCCESS,
+            Ok(sum) if sum.failed == 0 => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
             Err(error) => {
                 eprintln!("error: {error:#}");
@@ -78,7 +87,7 @@ fn main() -> ExitCode {
     };
     match run(&options) {
         Ok(report) => {
-            println!("seed {}: {report}", arguments.seed);
+            println!("seed {}: {report}, {:.3} s of CPU", arguments.seed, cpu_seconds());
             ExitCode::SUCCESS
         }
         Err(failure) => {
@@ -86,6 +95,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What this process has used. 0 where the system doesn't tell.
+fn cpu_seconds() -> f64 {
+    let spent = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    let nanos: u64 = spent.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
+    nanos as f64 / 1e9
 }
 
 /// By the time of day: the one thing here that differs between sessions.

@@ -1,5 +1,6 @@
 //! Many seeds, each in a child process of this same program.
 
+use crate::run::BEYOND;
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::io::Read;
@@ -15,10 +16,32 @@ pub struct Many {
     pub seed: u64,
     pub runs: u64,
     pub budget: Option<Duration>,
+    pub until_failure: bool,
+    /// Where [`Sum`] is written.
+    pub sum: Option<PathBuf>,
     pub seeds: Option<PathBuf>,
     pub jobs: usize,
     /// Arguments that are the same for all.
     pub shape: Vec<String>,
+}
+
+/// What became of all seeds.
+#[derive(Debug, Default)]
+pub struct Sum {
+    pub passed: u64,
+    pub failed: u64,
+    /// Of those that passed, the ones whose faults went beyond what must be survived.
+    beyond: u64,
+    /// CPU seconds of those that passed.
+    cpu: Vec<f64>,
+}
+
+impl Sum {
+    fn share(&mut self, of: f64) -> f64 {
+        self.cpu.sort_by(f64::total_cmp);
+        let at = (self.cpu.len() as f64 * of) as usize;
+        self.cpu.get(at.min(self.cpu.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    }
 }
 
 struct Running {
@@ -28,19 +51,20 @@ struct Running {
     output: std::thread::JoinHandle<String>,
 }
 
-/// Runs them all; answers how many failed.
-pub fn run(many: &Many) -> Result<u64> {
+/// Runs them all.
+pub fn run(many: &Many) -> Result<Sum> {
     let mut first = known_seeds(many.seeds.as_deref())?;
     let program = std::env::current_exe().context("this program can't find itself")?;
     let started = Instant::now();
     let mut next = many.seed;
     let mut running: Vec<Running> = Vec::new();
-    let (mut passed, mut failed) = (0, 0);
+    let mut sum = Sum::default();
     loop {
         let more = match many.budget {
             Some(budget) => started.elapsed() < budget,
             None => next < many.seed + many.runs,
         };
+        let more = more && !(many.until_failure && sum.failed > 0);
         let seed = match first.pop_front() {
             Some(seed) => Some(seed),
             None if more => {
@@ -56,9 +80,13 @@ pub fn run(many: &Many) -> Result<u64> {
         }
         while !running.is_empty() && (running.len() >= many.jobs || seed.is_none()) {
             match take_finished(&mut running)? {
-                Some((_, true, _)) => passed += 1,
+                Some((_, true, output)) => {
+                    sum.passed += 1;
+                    sum.beyond += u64::from(output.contains(BEYOND));
+                    sum.cpu.extend(cpu_of(&output));
+                }
                 Some((seed, false, output)) => {
-                    failed += 1;
+                    sum.failed += 1;
                     println!("{}", output.trim_end());
                     println!("FAILED; again: cargo xtask sim --seed {seed} {} --verbose\n", many.shape.join(" "));
                 }
@@ -66,8 +94,21 @@ pub fn run(many: &Many) -> Result<u64> {
             }
         }
     }
+    let (passed, failed) = (sum.passed, sum.failed);
     println!("{passed} seeds passed, {failed} failed in {:.1} s", started.elapsed().as_secs_f64());
-    Ok(failed)
+    let (median, most) = (sum.share(0.5), sum.share(1.0));
+    println!("{median:.2} s of CPU for a seed (median), {most:.2} s at most");
+    if let Some(path) = &many.sum {
+        let text = format!("{} {next} {} {} {failed} {median:.2}\n", many.seed, passed - sum.beyond, sum.beyond);
+        std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    Ok(sum)
+}
+
+/// What a run that passed says of itself.
+fn cpu_of(output: &str) -> Option<f64> {
+    let (before, _) = output.rsplit_once(" s of CPU")?;
+    before.rsplit_once(' ')?.1.parse().ok()
 }
 
 fn known_seeds(path: Option<&std::path::Path>) -> Result<VecDeque<u64>> {

@@ -4,18 +4,16 @@
 
 use crate::history::{Name, OpId};
 use crate::linear::{Access, Model};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use weft_wire::InodeId;
 use weft_wire::fs::RenameMode;
 
 pub const ENOENT: i32 = 2;
 pub const EEXIST: i32 = 17;
-pub const EXDEV: i32 = 18;
 pub const ENOTDIR: i32 = 20;
 pub const EISDIR: i32 = 21;
 pub const EINVAL: i32 = 22;
 pub const ENOTEMPTY: i32 = 39;
-pub const EOPNOTSUPP: i32 = 95;
 pub const ESTALE: i32 = 116;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,11 +68,10 @@ pub enum NameCall {
     },
 }
 
+/// What lost its last name never gets another, so it is not remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tree {
     pub entries: BTreeMap<(Node, Name), Entry>,
-    /// Files without a name that somebody may still give one.
-    pub nameless: BTreeSet<Node>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,21 +125,7 @@ impl Tree {
             .iter()
             .map(|((dir, name), entry)| ((bound(*dir), *name), Entry { node: bound(entry.node), ..*entry }))
             .collect();
-        Some(Self { entries, nameless: self.nameless.iter().map(|node| bound(*node)).collect() })
-    }
-
-    fn remove(&mut self, dir: Node, name: Name) {
-        if let Some(entry) = self.entries.remove(&(dir, name))
-            && !entry.directory
-            && self.links(entry.node) == 0
-        {
-            self.nameless.insert(entry.node);
-        }
-    }
-
-    fn put(&mut self, dir: Node, name: Name, entry: Entry) {
-        self.nameless.remove(&entry.node);
-        self.entries.insert((dir, name), entry);
+        Some(Self { entries })
     }
 }
 
@@ -179,7 +162,7 @@ impl Names {
             return Vec::new();
         }
         let mut next = tree.clone();
-        next.put(at.0, at.1, Entry { node, directory });
+        next.entries.insert(at, Entry { node, directory });
         vec![next]
     }
 
@@ -207,7 +190,7 @@ impl Names {
             _ if !errors.is_empty() => Vec::new(),
             _ => {
                 let mut next = tree.clone();
-                next.remove(at.0, at.1);
+                next.entries.remove(&at);
                 vec![next]
             }
         }
@@ -221,10 +204,6 @@ impl Names {
         mode: RenameMode,
         answer: &Answer<()>,
     ) -> Vec<Tree> {
-        // Not served yet where it concerns several buckets.
-        if matches!(answer, Some(Err(EXDEV | EOPNOTSUPP))) {
-            return vec![tree.clone()];
-        }
         for dir in [from.0, to.0] {
             if let Err(states) = self.in_directory(tree, dir, answer) {
                 return states;
@@ -276,8 +255,7 @@ impl Names {
             }
             _ => {
                 next.entries.remove(&from);
-                next.remove(to.0, to.1);
-                next.put(to.0, to.1, source);
+                next.entries.insert(to, source);
             }
         }
         vec![next]
@@ -286,7 +264,7 @@ impl Names {
     fn link(&self, tree: &Tree, inode: InodeId, at: (Node, Name), answer: &Answer<()>) -> Vec<Tree> {
         let node = Node::Known(inode);
         let gone = !tree.entries.values().any(|entry| entry.node == node);
-        if matches!(answer, Some(Err(EXDEV | EOPNOTSUPP))) || (gone && matches!(answer, Some(Err(ESTALE | ENOENT)))) {
+        if gone && matches!(answer, Some(Err(ESTALE | ENOENT))) {
             return vec![tree.clone()];
         }
         if let Err(states) = self.in_directory(tree, at.0, answer) {
@@ -295,10 +273,10 @@ impl Names {
         let there = tree.entries.contains_key(&at);
         match answer {
             Some(Err(errno)) => Self::refused(tree, if there { &[EEXIST] } else { &[] }, *errno),
-            _ if there || (gone && !tree.nameless.contains(&node)) => Vec::new(),
+            _ if there || gone => Vec::new(),
             _ => {
                 let mut next = tree.clone();
-                next.put(at.0, at.1, Entry { node, directory: false });
+                next.entries.insert(at, Entry { node, directory: false });
                 vec![next]
             }
         }

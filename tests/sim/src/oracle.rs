@@ -1,5 +1,6 @@
 //! Splits a history into objects and has each explained.
 
+use crate::extras::{LockCall, Locks, XattrCall, Xattrs};
 use crate::files::{File, FileCall, Files};
 use crate::history::{Call, Name, Op, OpId, Outcome, Value, value};
 use crate::linear::{Operation, Verdict, check};
@@ -7,6 +8,9 @@ use crate::names::{ENOENT, ESTALE, NameCall, Names, Tree};
 use crate::workload::FILE_MODE;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_wire::InodeId;
+
+const EAGAIN: i32 = 11;
+const ENODATA: i32 = 61;
 
 /// What the oracle found wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +50,10 @@ pub fn judge(ops: &[Op], root: InodeId, shape: Shape) -> Findings {
         }
     }
     gone_stays_gone(ops, &mut findings);
+    targets_stay(ops, &mut findings);
     names(ops, root, shape, &mut findings);
     files(ops, shape, &mut findings);
+    extras(ops, &mut findings);
     findings
 }
 
@@ -61,9 +67,23 @@ fn nonsense(op: &Op) -> Option<String> {
             | Call::Read { .. }
             | Call::Truncate { .. }
             | Call::Chmod { .. }
-            | Call::Stat { .. },
+            | Call::Stat { .. }
+            | Call::Punch { .. }
+            | Call::Zero { .. }
+            | Call::Reserve { .. }
+            | Call::ReadLink { .. }
+            | Call::SetXattr { .. }
+            | Call::Unlock { .. },
             Outcome::Errno(errno),
         ) if *errno != ESTALE => Some(format!("errno {errno} is no answer to this")),
+        (Call::GetXattr { .. } | Call::RemoveXattr { .. }, Outcome::Errno(errno))
+            if ![ENODATA, ESTALE].contains(errno) =>
+        {
+            Some(format!("errno {errno} is no answer to this"))
+        }
+        (Call::Lock { .. }, Outcome::Errno(errno)) if ![EAGAIN, ESTALE].contains(errno) => {
+            Some(format!("errno {errno} is no answer to this"))
+        }
         (Call::ReadDir { .. } | Call::Lookup { .. }, Outcome::Errno(errno)) if ![ENOENT, ESTALE].contains(errno) => {
             Some(format!("errno {errno} is no answer to this"))
         }
@@ -72,6 +92,26 @@ fn nonsense(op: &Op) -> Option<String> {
             (names.len() != entries.len()).then(|| "a name is listed twice".into())
         }
         _ => None,
+    }
+}
+
+/// A symlink's target is what the operation that made it gave it.
+fn targets_stay(ops: &[Op], findings: &mut Findings) {
+    for (id, op) in ops.iter().enumerate() {
+        let (Call::ReadLink { inode }, Some(Outcome::Data(target))) = (&op.call, op.outcome()) else { continue };
+        let maker = target.first().and_then(|maker| ops.get(*maker as usize));
+        let fits = maker.is_some_and(|maker| {
+            let made = match maker.outcome() {
+                Some(Outcome::Entry { inode: made, .. }) => made == inode,
+                Some(_) => false,
+                None => true,
+            };
+            made && matches!(maker.call, Call::Symlink { .. })
+        });
+        if !fits {
+            let text = "its target is not what it was made with".into();
+            findings.violations.push(Violation { text, op: id, inode: Some(*inode) });
+        }
     }
 }
 
@@ -106,6 +146,14 @@ fn subject(call: &Call) -> Option<InodeId> {
         | Call::Read { inode, .. }
         | Call::Truncate { inode, .. }
         | Call::Chmod { inode, .. }
+        | Call::Punch { inode, .. }
+        | Call::Zero { inode, .. }
+        | Call::Reserve { inode, .. }
+        | Call::ReadLink { inode }
+        | Call::SetXattr { inode, .. }
+        | Call::GetXattr { inode, .. }
+        | Call::RemoveXattr { inode, .. }
+        | Call::Lock { inode, .. }
         | Call::Stat { inode } => Some(*inode),
         _ => None,
     }
@@ -114,7 +162,7 @@ fn subject(call: &Call) -> Option<InodeId> {
 /// The call is about this inode, or its answer shows it.
 pub fn concerns(op: &Op, inode: InodeId) -> bool {
     let named = match &op.call {
-        Call::Link { inode, .. } => Some(*inode),
+        Call::Link { inode, .. } | Call::Unlock { inode, .. } => Some(*inode),
         call => subject(call),
     };
     named == Some(inode) || met(op).contains(&inode)
@@ -169,13 +217,14 @@ fn name_calls(id: OpId, op: &Op, shape: Shape) -> Vec<NameCall> {
         return Vec::new();
     }
     match (&op.call, outcome) {
-        (Call::Create { dir, name, directory }, outcome) => {
+        (Call::Create { dir, name, .. } | Call::Symlink { dir, name }, outcome) => {
+            let directory = matches!(op.call, Call::Create { directory: true, .. });
             let answer = match outcome {
                 Some(Outcome::Entry { inode, .. }) => Some(Ok(*inode)),
                 Some(Outcome::Errno(errno)) => Some(Err(*errno)),
                 _ => None,
             };
-            vec![NameCall::Create { op: id, dir: *dir, name: *name, directory: *directory, answer }]
+            vec![NameCall::Create { op: id, dir: *dir, name: *name, directory, answer }]
         }
         (Call::Remove { dir, name, directory }, outcome) => {
             vec![NameCall::Remove { dir: *dir, name: *name, directory: *directory, answer: unit(outcome) }]
@@ -219,6 +268,9 @@ fn file_call(id: OpId, op: &Op) -> Option<(InodeId, FileCall)> {
         (Call::Append { cells, .. }, _) => FileCall::Append { values: values(*cells) },
         (Call::Truncate { size, .. }, _) => FileCall::Truncate { size: *size },
         (Call::Chmod { mode, .. }, _) => FileCall::Chmod { mode: *mode },
+        (Call::Punch { at, cells, .. }, _) => FileCall::Punch { at: *at, cells: *cells },
+        (Call::Zero { at, cells, .. }, _) => FileCall::Zero { at: *at, cells: *cells },
+        (Call::Reserve { at, cells, .. }, _) => FileCall::Reserve { at: *at, cells: *cells },
         (Call::Read { at, cells, .. }, Some(Outcome::Data(got))) => {
             FileCall::Read { at: *at, cells: *cells, got: got.clone() }
         }
@@ -233,19 +285,105 @@ fn end(call: &FileCall) -> u64 {
     match call {
         FileCall::Write { at, values } => at + values.len() as u64,
         FileCall::Truncate { size } => *size,
-        FileCall::Read { at, cells, .. } => at + cells,
+        FileCall::Read { at, cells, .. }
+        | FileCall::Punch { at, cells }
+        | FileCall::Zero { at, cells }
+        | FileCall::Reserve { at, cells } => at + cells,
         _ => 0,
     }
 }
 
+/// Cells `at..at + cells`, slab by slab.
+fn slabs_of(at: u64, cells: u64, shape: Shape) -> Vec<(u64, u64)> {
+    let mut parts = Vec::new();
+    let (mut from, end) = (at, at + cells);
+    while from < end {
+        let stop = ((from / shape.slab_cells + 1) * shape.slab_cells).min(end);
+        parts.push((from, stop - from));
+        from = stop;
+    }
+    parts
+}
+
 /// A write across slabs is one of each slab: each by itself takes effect at once, and the file grows step by step.
 fn by_slab(call: &FileCall, shape: Shape) -> Vec<FileCall> {
-    let FileCall::Write { at, values } = call else { return vec![call.clone()] };
-    let mut parts: BTreeMap<u64, (u64, Vec<Value>)> = BTreeMap::new();
-    for (cell, value) in (*at..).zip(values) {
-        parts.entry(cell / shape.slab_cells).or_insert((cell, Vec::new())).1.push(*value);
+    match call {
+        FileCall::Write { at, values } => {
+            let mut left = values.iter().copied();
+            let parts = slabs_of(*at, values.len() as u64, shape).into_iter();
+            parts
+                .map(|(at, cells)| FileCall::Write { at, values: left.by_ref().take(cells as usize).collect() })
+                .collect()
+        }
+        FileCall::Punch { at, cells } => {
+            slabs_of(*at, *cells, shape).into_iter().map(|(at, cells)| FileCall::Punch { at, cells }).collect()
+        }
+        FileCall::Zero { at, cells } => {
+            slabs_of(*at, *cells, shape).into_iter().map(|(at, cells)| FileCall::Zero { at, cells }).collect()
+        }
+        FileCall::Reserve { at, cells } => {
+            slabs_of(*at, *cells, shape).into_iter().map(|(at, cells)| FileCall::Reserve { at, cells }).collect()
+        }
+        other => vec![other.clone()],
     }
-    parts.into_values().map(|(at, values)| FileCall::Write { at, values }).collect()
+}
+
+/// Attributes and locks, each inode's by itself.
+fn extras(ops: &[Op], findings: &mut Findings) {
+    let mut xattrs: BTreeMap<InodeId, (Vec<Operation<XattrCall>>, Vec<OpId>)> = BTreeMap::new();
+    let mut locks: BTreeMap<InodeId, (Vec<Operation<LockCall>>, Vec<OpId>)> = BTreeMap::new();
+    for (id, op) in ops.iter().enumerate() {
+        let (invoked, responded) = (op.invoked, op.answer.as_ref().map(|answer| answer.responded));
+        if let Some((inode, call)) = xattr_call(id, op) {
+            let (operations, origin) = xattrs.entry(inode).or_default();
+            operations.push(Operation { invoked, responded, call });
+            origin.push(id);
+        }
+        if let Some((inode, call)) = lock_call(op) {
+            let (operations, origin) = locks.entry(inode).or_default();
+            operations.push(Operation { invoked, responded, call });
+            origin.push(id);
+        }
+    }
+    for (inode, (operations, origin)) in xattrs {
+        let (verdict, _) = check(&Xattrs, BTreeMap::new(), &operations);
+        report(verdict, &origin, &format!("attributes of {inode}"), findings);
+    }
+    for (inode, (operations, origin)) in locks {
+        let (verdict, _) = check(&Locks, BTreeMap::new(), &operations);
+        report(verdict, &origin, &format!("locks of {inode}"), findings);
+    }
+}
+
+fn xattr_call(id: OpId, op: &Op) -> Option<(InodeId, XattrCall)> {
+    Some(match (&op.call, op.outcome()) {
+        (_, Some(Outcome::Errno(ESTALE))) => return None,
+        (Call::SetXattr { inode, name }, _) => (*inode, XattrCall::Set { name: *name, value: id }),
+        (Call::GetXattr { inode, name }, Some(Outcome::Data(got))) => {
+            let value = got.first().map(|value| *value as OpId);
+            (*inode, XattrCall::Saw { name: *name, value })
+        }
+        (Call::GetXattr { inode, name }, Some(Outcome::Errno(_))) => {
+            (*inode, XattrCall::Saw { name: *name, value: None })
+        }
+        (Call::RemoveXattr { inode, name }, outcome) => {
+            let there = outcome.map(|outcome| *outcome == Outcome::Done);
+            (*inode, XattrCall::Remove { name: *name, there })
+        }
+        _ => return None,
+    })
+}
+
+fn lock_call(op: &Op) -> Option<(InodeId, LockCall)> {
+    Some(match (&op.call, op.outcome()) {
+        (Call::Unlock { inode, owner }, _) => (*inode, LockCall::Unlock { owner: *owner }),
+        (_, Some(Outcome::Errno(ESTALE))) => return None,
+        (Call::Lock { inode, owner, exclusive }, outcome) => {
+            let granted = outcome.map(|outcome| *outcome == Outcome::Done);
+            (*inode, LockCall::Lock { owner: *owner, exclusive: *exclusive, granted })
+        }
+        _ => return None,
+    })
 }
 
 fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {

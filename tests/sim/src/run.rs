@@ -1,12 +1,13 @@
 //! One run: a cluster from formation to the last check, a function of its options and its seed.
 
+use crate::crew::Crew;
 use crate::faults::{FaultOptions, Faults};
-use crate::history::History;
+use crate::leaks;
 use crate::memory::{self, Budget};
 use crate::node::{Crash, NodeTunables};
 use crate::oracle::{self, Shape};
 use crate::stripes;
-use crate::workload::{Hand, Shared, WorkloadOptions, read_back, work};
+use crate::workload::{WorkloadOptions, read_back, swarm};
 use crate::world::World;
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub struct RunOptions {
     /// Virtual time with faults.
     pub time: Duration,
     pub clients: usize,
-    pub workers_per_client: usize,
+    pub workers_per_client: u64,
     /// Print what happens.
     pub print: bool,
     /// What a checker has to see.
@@ -64,6 +65,8 @@ pub struct Report {
     pub turns: u64,
     pub operations: usize,
     pub faults: u64,
+    /// More nodes were down than may fail.
+    pub beyond: bool,
     pub virtual_time: Duration,
     pub undecided: usize,
 }
@@ -79,6 +82,9 @@ impl fmt::Display for Report {
             self.turns,
             self.virtual_time.as_secs_f64()
         )?;
+        if self.beyond {
+            write!(f, "{BEYOND}")?;
+        }
         if self.undecided > 0 {
             write!(f, ", {} histories not decided", self.undecided)?;
         }
@@ -92,11 +98,15 @@ pub enum Failure {
     Start(String),
     /// With everything healed, operations don't end.
     Stuck(String),
+    /// Operations don't end although nothing holds them up.
+    Slow(String),
     /// Answers that can't be.
     Wrong(String),
     /// What is on the drives isn't right.
     Drives(String),
     Memory(String),
+    /// Something is left when all was removed.
+    Leak(String),
 }
 
 impl fmt::Display for Failure {
@@ -104,18 +114,27 @@ impl fmt::Display for Failure {
         match self {
             Self::Start(text) => write!(f, "the cluster did not come up: {text}"),
             Self::Stuck(text) => write!(f, "stuck after everything healed: {text}"),
+            Self::Slow(text) => write!(f, "no answer for {} s of calm: {text}", LIVE_MAX.as_secs()),
             Self::Wrong(text) => write!(f, "wrong answers: {text}"),
             Self::Drives(text) => write!(f, "wrong on the drives: {text}"),
             Self::Memory(text) => write!(f, "memory: {text}"),
+            Self::Leak(text) => write!(f, "left behind: {text}"),
         }
     }
 }
 
+/// Marks the report of a run whose faults went beyond what must be survived.
+pub const BEYOND: &str = ", beyond P";
 const FS: &str = "data";
 const DRIVE_BYTES: u64 = 256 << 20;
 const BUCKET_BITS: u8 = 3;
 /// Virtual time in which everything must be answered once all is well.
 const HEALED_MAX: Duration = Duration::from_secs(120);
+/// In which every call must be answered when nothing holds it up, and how often that is looked at.
+const LIVE_MAX: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Runs whose nodes are down for long take so much longer.
+const LONG_FACTOR: u32 = 3;
 const NAMES: u16 = 8;
 /// By a planted damage: enough to hit something.
 const DAMAGED_BLOCKS: u64 = 20_000;
@@ -127,6 +146,8 @@ struct Drawn {
     faults: FaultOptions,
     tunables: NodeTunables,
     drive: MemOptions,
+    /// Whether all is removed at the end, to see what is left.
+    leaks: bool,
 }
 
 /// What differs from seed to seed.
@@ -145,13 +166,25 @@ fn draw(random: &mut Random) -> Drawn {
     }
     let cell_bytes = [512, 1000, 4096, 4096][random.below(4) as usize];
     let micros = |random: &mut Random, most: u64| Duration::from_micros(1 + random.below(most));
+    // More than what a drive may do wrong, and more nodes down than may fail, is more than can be survived.
+    let beyond = random.chance(0.15);
     Drawn {
-        workload: WorkloadOptions { cell_bytes, names: NAMES, pause_max: Duration::from_millis(5 + random.below(60)) },
+        workload: WorkloadOptions {
+            cell_bytes,
+            names: NAMES,
+            pause_max: Duration::from_millis(5 + random.below(60)),
+            without: swarm(random),
+        },
         faults: FaultOptions {
-            network: random.chance(0.7),
+            network: random.chance(0.6),
             crashes: random.chance(0.7),
             power_loss_of_all: random.chance(0.4),
-            corruption: random.chance(0.3),
+            corruption: random.chance(0.3) && !beyond,
+            bad_writes: random.chance(0.3) && !beyond,
+            slow_drives: random.chance(0.3),
+            client_deaths: random.chance(0.4),
+            long: random.chance(0.3),
+            beyond,
             every: Duration::from_millis(200 + random.below(2000)),
         },
         tunables,
@@ -161,6 +194,7 @@ fn draw(random: &mut Random) -> Drawn {
             write_latency: micros(random, 100),
             flush_latency: micros(random, 1000),
         },
+        leaks: random.chance(0.3),
     }
 }
 
@@ -177,40 +211,28 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     }
     world.form(options.protection, BUCKET_BITS).map_err(Failure::Start)?;
     world.create_filesystem(FS).map_err(Failure::Start)?;
-    let history = History::new(world.clock.clone());
-    let mut hands: Vec<Hand> = Vec::new();
-    for _ in 0..options.clients {
-        let (index, client) = world.connect(FS).map_err(Failure::Start)?;
-        let shared = match hands.first() {
-            Some(hand) => std::rc::Rc::clone(&hand.shared),
-            None => Shared::new(drawn.workload, history.clone(), client.root()),
-        };
-        hands.push(Hand { index, client, shared });
-    }
-    let Some(shared) = hands.first().map(|hand| std::rc::Rc::clone(&hand.shared)) else {
-        return Err(Failure::Start("a run needs a client".into()));
-    };
-    world.trace.note("work begins");
-    for hand in &hands {
-        for _ in 0..options.workers_per_client {
-            let seed = random.next_u64();
-            if let Some(process) = world.clients.get_mut(hand.index) {
-                let handle = process.handle();
-                process.handle().spawn("work", work(hand.clone(), handle, seed)).detach();
-                process.poke();
-            }
-        }
-    }
+    let (clients, workers) = (options.clients, options.workers_per_client);
+    let crew = Crew::new(&mut world, FS, clients, workers, drawn.workload, &mut random);
+    let mut crew = crew.map_err(Failure::Start)?;
     let mut faults = Faults::new(drawn.faults, random.next_u64(), &world, usize::from(options.protection.parity));
     let budget = match options.planted {
         Some(Planted::NoMemory) => Budget { held_bytes: 0, index_bytes: 0, journal_bytes: 0 },
         _ => Budget::of(&drawn.tunables.lead),
     };
-    let end = world.now() + options.time;
+    let end = world.now() + options.time * if drawn.faults.long { LONG_FACTOR } else { 1 };
+    let mut look_at = world.now() + LOOK_EVERY;
     while world.now() < end {
-        world.run_until(faults.next_at().min(end));
-        memory::check(&world, &budget).map_err(Failure::Memory)?;
-        faults.strike(&mut world);
+        world.run_until(faults.next_at().min(look_at).min(end));
+        if look_at <= world.now() {
+            look_at = world.now() + LOOK_EVERY;
+            check_liveness(&mut world, &faults, &crew)?;
+        }
+        if faults.next_at() <= world.now() {
+            memory::check(&world, &budget).map_err(Failure::Memory)?;
+            if let Some(client) = faults.strike(&mut world) {
+                crew.client_dies(&mut world, client, &mut random);
+            }
+        }
     }
     if options.planted == Some(Planted::LyingDrives) {
         faults.lie(&mut world);
@@ -221,54 +243,63 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
             world.crash_node(node, Crash::Kill);
         }
     }
-    shared.stopping.set(true);
-    let finished = world.run_while(HEALED_MAX, |_| history.outstanding() == 0);
+    crew.shared.stopping.set(true);
+    let finished = world.run_while(HEALED_MAX, |_| crew.history.is_settled());
     if finished.is_err() {
-        return Err(Failure::Stuck(describe_stuck(&mut world, &hands, &history)));
+        return Err(Failure::Stuck(crew.describe_stuck(&mut world)));
     }
     world.trace.note("work has ended");
+    crew.outlive_the_dead(&mut world);
     // A client that has seen nothing looks at everything.
-    let (index, client) = world.connect(FS).map_err(Failure::Stuck)?;
-    let reader = Hand { index, client, shared };
-    let reading = {
-        let reader = reader.clone();
-        async move { read_back(&reader).await }
-    };
-    match world.block_on_client(index, HEALED_MAX, reading) {
+    let (process, reader) = crew.reader(&mut world).map_err(Failure::Stuck)?;
+    let reading = async move { read_back(&reader).await };
+    match world.block_on_client(process, HEALED_MAX, reading) {
         Ok(Ok(())) => {}
         Ok(Err(text)) => {
             // The oracle may say more precisely what is wrong.
-            judge(&history, &reader, &drawn.workload)?;
+            judge(&crew, &drawn.workload)?;
             return Err(Failure::Wrong(text));
         }
-        Err(_) => {
-            hands.push(reader);
-            return Err(Failure::Stuck(describe_stuck(&mut world, &hands, &history)));
-        }
+        Err(_) => return Err(Failure::Stuck(crew.describe_stuck(&mut world))),
     }
-    let undecided = judge(&history, &reader, &drawn.workload)?;
+    let undecided = judge(&crew, &drawn.workload)?;
     match options.planted {
         Some(Planted::Damage) => faults.damage(&mut world, 0, DAMAGED_BLOCKS),
-        _ if drawn.faults.corruption => stripes::repair(&mut world).map_err(Failure::Drives)?,
+        _ if drawn.faults.damages() => stripes::repair(&mut world).map_err(Failure::Drives)?,
         _ => {}
     }
     stripes::check(&mut world, 1 << BUCKET_BITS).map_err(Failure::Drives)?;
     memory::check(&world, &budget).map_err(Failure::Memory)?;
+    if drawn.leaks && options.planted.is_none() {
+        leaks::check(&mut world, &crew).map_err(Failure::Leak)?;
+    }
     Ok(Report {
         trace: world.trace.hash(),
         turns: world.trace.turns(),
-        operations: history.len(),
+        operations: crew.history.len(),
         faults: faults.struck,
+        beyond: drawn.faults.beyond,
         virtual_time: world.now().since(Instant::ZERO),
         undecided,
     })
 }
 
+/// With nothing that holds up answers for a while, nobody has waited for as long.
+fn check_liveness(world: &mut World, faults: &Faults, crew: &Crew) -> Result<(), Failure> {
+    let now = world.now();
+    let live = |since: Instant| now.since(since) > LIVE_MAX;
+    let waits_long = || crew.history.outstanding().iter().any(|(_, op)| live(op.invoked_at));
+    match faults.calm_since().is_some_and(live) && waits_long() {
+        true => Err(Failure::Slow(crew.describe_stuck(world))),
+        false => Ok(()),
+    }
+}
+
 /// The number of objects that could not be decided.
-fn judge(history: &History, hand: &Hand, workload: &WorkloadOptions) -> Result<usize, Failure> {
-    let ops = history.ops();
+fn judge(crew: &Crew, workload: &WorkloadOptions) -> Result<usize, Failure> {
+    let ops = crew.history.ops();
     let shape = Shape { slab_cells: workload.slab_cells(), names: workload.names };
-    let findings = oracle::judge(&ops, hand.shared.root, shape);
+    let findings = oracle::judge(&ops, crew.shared.root, shape);
     let Some(first) = findings.violations.iter().min_by_key(|violation| violation.op) else {
         return Ok(findings.undecided);
     };
@@ -284,31 +315,4 @@ fn judge(history: &History, hand: &Hand, workload: &WorkloadOptions) -> Result<u
         text.push_str(&format!("{mark} {id} {op}\n"));
     }
     Err(Failure::Wrong(text))
-}
-
-fn describe_stuck(world: &mut World, hands: &[Hand], history: &History) -> String {
-    let mut text = String::new();
-    for (id, op) in history.ops().iter().enumerate().filter(|(_, op)| op.answer.is_none()) {
-        text.push_str(&format!("\n  {id} {op}"));
-    }
-    for hand in hands {
-        if let Some(waiting) = hand.client.waiting() {
-            text.push_str(&format!("\n  client {}: {waiting}", hand.index));
-        }
-    }
-    for (index, node) in world.nodes.iter().enumerate() {
-        let Some(node) = node.node() else { continue };
-        let status = node.status();
-        text.push_str(&format!("\n  node {index}: {} {:?}", status.phase, status.waiting));
-        for bucket in status.buckets.iter().filter(|bucket| !bucket.serving) {
-            text.push_str(&format!("\n    bucket {} epoch {}: {}", bucket.bucket, bucket.epoch, bucket.state));
-        }
-        for bucket in &status.buckets {
-            let trouble = bucket.stats.as_ref().and_then(|stats| stats.trouble.clone());
-            if let Some(trouble) = trouble {
-                text.push_str(&format!("\n    bucket {} has trouble: {trouble}", bucket.bucket));
-            }
-        }
-    }
-    text
 }

@@ -23,7 +23,8 @@ pub fn zones_of(media: &MemMedia) -> Option<Range<u64>> {
     Some(geometry.zones_offset..geometry.zones_offset + u64::from(geometry.zones) * geometry.zone_bytes)
 }
 
-fn buckets(world: &World) -> Vec<(usize, Bucket)> {
+/// What is served, and where.
+pub fn buckets(world: &World) -> Vec<(usize, Bucket)> {
     let nodes = world.nodes.iter().enumerate();
     nodes
         .flat_map(|(index, node)| {

@@ -1,6 +1,6 @@
 //! What the clients do: every worker makes one call after the other, chosen by its seed.
 
-use crate::history::{CELLS_MAX, Call, History, Name, OpId, Outcome, Value, value, value_origin};
+use crate::history::{CELLS_MAX, Call, History, Name, OpId, Outcome, Owner, Value, value, value_origin};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use weft_client::{Client, Errno, OpenMode};
 use weft_reactor::{Handle, Random};
 use weft_wire::InodeId;
-use weft_wire::fs::{Caller, FileKind, NewNode, RenameMode, SetAttr};
+use weft_wire::fs::{
+    Caller, FallocateMode, FileKind, Lock, LockKind, LockType, NewNode, RenameMode, SetAttr, XattrMode,
+};
 use weft_wire::limits::SLAB_BYTES;
 
 pub const FILE_MODE: u16 = 0o644;
@@ -22,6 +24,8 @@ const CALL_CELLS_MAX: u64 = 24;
 const SMALL_CELLS_MAX: u64 = 64;
 const APPENDED_CELLS_MAX: u64 = 128;
 const LISTING_MAX: u32 = 1024;
+/// Files that a worker has locked at a time.
+const LOCKED_MAX: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadOptions {
@@ -31,6 +35,71 @@ pub struct WorkloadOptions {
     pub names: Name,
     /// Longest pause between two calls of a worker.
     pub pause_max: Duration,
+    /// Kinds of calls that this run does without, a bit each.
+    pub without: u32,
+}
+
+/// Kinds of calls, and how often each is made where all are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Create,
+    MakeDirectory,
+    Symlink,
+    Lookup,
+    Unlink,
+    RemoveDirectory,
+    Rename,
+    Link,
+    ReadDir,
+    Write,
+    Append,
+    Read,
+    Truncate,
+    Chmod,
+    Stat,
+    Punch,
+    Zero,
+    Reserve,
+    ReadLink,
+    SetXattr,
+    GetXattr,
+    RemoveXattr,
+    Lock,
+    Unlock,
+}
+
+const KINDS: [(Kind, u64); 24] = [
+    (Kind::Create, 13),
+    (Kind::MakeDirectory, 4),
+    (Kind::Symlink, 2),
+    (Kind::Lookup, 8),
+    (Kind::Unlink, 7),
+    (Kind::RemoveDirectory, 3),
+    (Kind::Rename, 7),
+    (Kind::Link, 3),
+    (Kind::ReadDir, 5),
+    (Kind::Write, 18),
+    (Kind::Append, 5),
+    (Kind::Read, 14),
+    (Kind::Truncate, 5),
+    (Kind::Chmod, 3),
+    (Kind::Stat, 6),
+    (Kind::Punch, 3),
+    (Kind::Zero, 2),
+    (Kind::Reserve, 2),
+    (Kind::ReadLink, 2),
+    (Kind::SetXattr, 3),
+    (Kind::GetXattr, 3),
+    (Kind::RemoveXattr, 1),
+    (Kind::Lock, 4),
+    (Kind::Unlock, 3),
+];
+/// Without these there is nothing to see.
+const ALWAYS: [Kind; 4] = [Kind::Create, Kind::Write, Kind::Read, Kind::Lookup];
+
+/// A random choice of kinds to do without: what is rare among all kinds is frequent among a few.
+pub fn swarm(random: &mut Random) -> u32 {
+    (0..KINDS.len()).filter(|_| random.chance(0.25)).fold(0, |bits, index| bits | 1 << index)
 }
 
 impl WorkloadOptions {
@@ -50,6 +119,7 @@ pub struct Shared {
     pub root: InodeId,
     directories: RefCell<Vec<InodeId>>,
     files: RefCell<Vec<InodeId>>,
+    symlinks: RefCell<Vec<InodeId>>,
     appended: RefCell<BTreeMap<InodeId, u64>>,
     /// Workers finish the call that they are at, and begin no other.
     pub stopping: Cell<bool>,
@@ -63,13 +133,18 @@ impl Shared {
             root,
             directories: RefCell::default(),
             files: RefCell::default(),
+            symlinks: RefCell::default(),
             appended: RefCell::default(),
             stopping: Cell::new(false),
         })
     }
 
-    fn learn(&self, inode: InodeId, directory: bool) {
-        let mut known = if directory { self.directories.borrow_mut() } else { self.files.borrow_mut() };
+    fn learn(&self, inode: InodeId, kind: FileKind) {
+        let mut known = match kind {
+            FileKind::Directory => self.directories.borrow_mut(),
+            FileKind::Symlink => self.symlinks.borrow_mut(),
+            _ => self.files.borrow_mut(),
+        };
         if !known.contains(&inode) {
             if known.len() == KNOWN_MAX {
                 known.remove(0);
@@ -81,6 +156,7 @@ impl Shared {
     fn forget(&self, inode: InodeId) {
         self.directories.borrow_mut().retain(|known| *known != inode);
         self.files.borrow_mut().retain(|known| *known != inode);
+        self.symlinks.borrow_mut().retain(|known| *known != inode);
     }
 }
 
@@ -150,11 +226,12 @@ impl Hand {
 
     fn take_note(&self, call: &Call, outcome: &Outcome) {
         match (call, outcome) {
-            (_, Outcome::Entry { inode, directory }) => self.shared.learn(*inode, *directory),
+            (_, Outcome::Entry { inode, kind }) => self.shared.learn(*inode, *kind),
             (
                 Call::Write { inode, .. }
                 | Call::Append { inode, .. }
                 | Call::Read { inode, .. }
+                | Call::ReadLink { inode }
                 | Call::Stat { inode },
                 Outcome::Errno(_),
             ) => self.shared.forget(*inode),
@@ -181,12 +258,23 @@ impl Hand {
                     target: Vec::new(),
                 };
                 let attr = client.make(*dir, &name_bytes(*name), node).await?;
-                Ok(Outcome::Entry { inode: attr.inode, directory: *directory })
+                Ok(Outcome::Entry { inode: attr.inode, kind: attr.kind })
+            }
+            Call::Symlink { dir, name } => {
+                let node = NewNode {
+                    kind: FileKind::Symlink,
+                    mode: 0o777,
+                    umask: 0,
+                    rdev: 0,
+                    caller: Caller { uid: 0, gid: 0 },
+                    target: op.to_string().into_bytes(),
+                };
+                let attr = client.make(*dir, &name_bytes(*name), node).await?;
+                Ok(Outcome::Entry { inode: attr.inode, kind: attr.kind })
             }
             Call::Lookup { dir, name } => {
                 let found = client.lookup(*dir, &name_bytes(*name)).await?;
-                let directory = found.attr.kind == FileKind::Directory;
-                Ok(Outcome::Entry { inode: found.attr.inode, directory })
+                Ok(Outcome::Entry { inode: found.attr.inode, kind: found.attr.kind })
             }
             Call::Remove { dir, name, directory: false } => {
                 client.unlink(*dir, &name_bytes(*name)).await.map(|()| Outcome::Done)
@@ -238,7 +326,35 @@ impl Hand {
                 }
                 Ok(Outcome::Stat { size: attr.size_bytes / cell_bytes, mode: attr.mode, links: attr.links })
             }
+            Call::Punch { inode, at, cells } => self.fallocate(*inode, *at, *cells, FallocateMode::Punch).await,
+            Call::Zero { inode, at, cells } => {
+                self.fallocate(*inode, *at, *cells, FallocateMode::Zero { keep_size: false }).await
+            }
+            Call::Reserve { inode, at, cells } => {
+                self.fallocate(*inode, *at, *cells, FallocateMode::Allocate { keep_size: false }).await
+            }
+            Call::ReadLink { inode } => Ok(number(&client.readlink(*inode).await?)),
+            Call::SetXattr { inode, name } => {
+                let value = op.to_string().into_bytes();
+                client.setxattr(*inode, &name_bytes(*name), &value, XattrMode::Either).await.map(|()| Outcome::Done)
+            }
+            Call::GetXattr { inode, name } => Ok(number(&client.getxattr(*inode, &name_bytes(*name)).await?)),
+            Call::RemoveXattr { inode, name } => {
+                client.removexattr(*inode, &name_bytes(*name)).await.map(|()| Outcome::Done)
+            }
+            Call::Lock { inode, owner, exclusive } => {
+                let typ = if *exclusive { LockType::Write } else { LockType::Read };
+                client.set_lock(*inode, whole_file(*owner, typ), false).await.map(|()| Outcome::Done)
+            }
+            Call::Unlock { inode, owner } => {
+                client.set_lock(*inode, whole_file(*owner, LockType::Unlock), false).await.map(|()| Outcome::Done)
+            }
         }
+    }
+
+    async fn fallocate(&self, inode: InodeId, at: u64, cells: u64, mode: FallocateMode) -> Result<Outcome, Errno> {
+        let cell_bytes = self.shared.options.cell_bytes;
+        self.client.fallocate(inode, at * cell_bytes, cells * cell_bytes, mode).await.map(|()| Outcome::Done)
     }
 
     fn decode(&self, data: &[u8]) -> Outcome {
@@ -261,10 +377,27 @@ impl Hand {
     }
 }
 
+/// A number as text, as targets and attributes hold it.
+fn number(text: &[u8]) -> Outcome {
+    match std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()) {
+        Some(number) => Outcome::Data(vec![number]),
+        None => Outcome::Nonsense(format!("{text:02x?} is no number")),
+    }
+}
+
+fn whole_file(owner: Owner, typ: LockType) -> Lock {
+    Lock { kind: LockKind::Record, typ, start: 0, end: u64::MAX, owner: owner.worker, pid: owner.worker as u32 }
+}
+
 /// The file that has to be open for the call.
 fn opened(call: &Call) -> Option<InodeId> {
     match call {
-        Call::Write { inode, .. } | Call::Append { inode, .. } | Call::Read { inode, .. } => Some(*inode),
+        Call::Write { inode, .. }
+        | Call::Append { inode, .. }
+        | Call::Read { inode, .. }
+        | Call::Punch { inode, .. }
+        | Call::Zero { inode, .. }
+        | Call::Reserve { inode, .. } => Some(*inode),
         _ => None,
     }
 }
@@ -273,15 +406,25 @@ fn all_or(written: usize, len: usize) -> Outcome {
     if written == len { Outcome::Done } else { Outcome::Nonsense(format!("{written} of {len} bytes written")) }
 }
 
-/// Calls until told to stop.
-pub async fn work(hand: Hand, handle: Handle, seed: u64) {
+/// Calls until told to stop. `worker`: which of the client's.
+pub async fn work(hand: Hand, handle: Handle, worker: u64, seed: u64) {
     let mut random = Random::new(seed);
+    let owner = Owner { client: hand.index, worker };
+    let mut locked: Vec<InodeId> = Vec::new();
     while !hand.shared.stopping.get() {
-        if let Some(call) = choose(&hand.shared, &mut random) {
-            hand.call(call).await;
+        if let Some(call) = choose(&hand.shared, owner, &locked, &mut random) {
+            let outcome = hand.call(call.clone()).await;
+            match (call, outcome) {
+                (Call::Lock { inode, .. }, Outcome::Done) if !locked.contains(&inode) => locked.push(inode),
+                (Call::Unlock { inode, .. }, _) => locked.retain(|other| *other != inode),
+                _ => {}
+            }
         }
         let pause = random.below(hand.shared.options.pause_max.as_nanos() as u64);
         handle.sleep(Duration::from_nanos(pause)).await;
+    }
+    for inode in locked {
+        hand.call(Call::Unlock { inode, owner }).await;
     }
 }
 
@@ -305,20 +448,37 @@ fn is_large(shared: &Shared, inode: InodeId) -> bool {
     shared.options.large_files() && inode.0.is_multiple_of(4)
 }
 
-fn choose(shared: &Shared, random: &mut Random) -> Option<Call> {
+fn draw_kind(without: u32, random: &mut Random) -> Kind {
+    let used = |index: usize, kind: Kind| ALWAYS.contains(&kind) || without & (1 << index) == 0;
+    let all = KINDS.into_iter().enumerate();
+    let kinds: Vec<_> = all.filter(|(index, (kind, _))| used(*index, *kind)).map(|(_, kind)| kind).collect();
+    let mut left = random.below(kinds.iter().map(|(_, weight)| weight).sum());
+    for (kind, weight) in kinds {
+        match left.checked_sub(weight) {
+            Some(rest) => left = rest,
+            None => return kind,
+        }
+    }
+    Kind::Lookup
+}
+
+fn choose(shared: &Shared, owner: Owner, locked: &[InodeId], random: &mut Random) -> Option<Call> {
     let dir = match random.below(2) {
         0 => shared.root,
         _ => pick(&shared.directories.borrow(), random).unwrap_or(shared.root),
     };
     let name = random.below(u64::from(shared.options.names)) as Name;
-    let inode = pick(&shared.files.borrow(), random);
-    Some(match random.below(100) {
-        0..13 => Call::Create { dir, name, directory: false },
-        13..17 => Call::Create { dir, name, directory: true },
-        17..25 => Call::Lookup { dir, name },
-        25..31 => Call::Remove { dir, name, directory: false },
-        31..34 => Call::Remove { dir, name, directory: true },
-        34..41 => {
+    let file = pick(&shared.files.borrow(), random);
+    let kind = draw_kind(shared.options.without, random);
+    let (at, cells) = file.map(|inode| place(shared, inode, random)).unwrap_or_default();
+    Some(match kind {
+        Kind::Create => Call::Create { dir, name, directory: false },
+        Kind::MakeDirectory => Call::Create { dir, name, directory: true },
+        Kind::Symlink => Call::Symlink { dir, name },
+        Kind::Lookup => Call::Lookup { dir, name },
+        Kind::Unlink => Call::Remove { dir, name, directory: false },
+        Kind::RemoveDirectory => Call::Remove { dir, name, directory: true },
+        Kind::Rename => {
             let new_dir = pick(&shared.directories.borrow(), random).unwrap_or(shared.root);
             let new_name = random.below(u64::from(shared.options.names)) as Name;
             let mode = match random.below(4) {
@@ -328,15 +488,11 @@ fn choose(shared: &Shared, random: &mut Random) -> Option<Call> {
             };
             Call::Rename { dir, name, new_dir, new_name, mode }
         }
-        41..44 => Call::Link { inode: inode?, dir, name },
-        44..49 => Call::ReadDir { dir },
-        49..67 => {
-            let inode = inode?;
-            let (at, cells) = place(shared, inode, random);
-            Call::Write { inode, at, cells }
-        }
-        67..72 => {
-            let inode = inode?;
+        Kind::Link => Call::Link { inode: file?, dir, name },
+        Kind::ReadDir => Call::ReadDir { dir },
+        Kind::Write => Call::Write { inode: file?, at, cells },
+        Kind::Append => {
+            let inode = file?;
             let cells = 1 + random.below(4);
             let mut appended = shared.appended.borrow_mut();
             let appended = appended.entry(inode).or_default();
@@ -346,18 +502,19 @@ fn choose(shared: &Shared, random: &mut Random) -> Option<Call> {
             *appended += cells;
             Call::Append { inode, cells }
         }
-        72..86 => {
-            let inode = inode?;
-            let (at, cells) = place(shared, inode, random);
-            Call::Read { inode, at, cells }
-        }
-        86..91 => {
-            let inode = inode?;
-            let (size, _) = place(shared, inode, random);
-            Call::Truncate { inode, size }
-        }
-        91..94 => Call::Chmod { inode: inode?, mode: random.below(0o1000) as u16 },
-        _ => Call::Stat { inode: inode? },
+        Kind::Read => Call::Read { inode: file?, at, cells },
+        Kind::Truncate => Call::Truncate { inode: file?, size: at },
+        Kind::Chmod => Call::Chmod { inode: file?, mode: random.below(0o1000) as u16 },
+        Kind::Stat => Call::Stat { inode: file? },
+        Kind::Punch => Call::Punch { inode: file?, at, cells },
+        Kind::Zero => Call::Zero { inode: file?, at, cells },
+        Kind::Reserve => Call::Reserve { inode: file?, at, cells },
+        Kind::ReadLink => Call::ReadLink { inode: pick(&shared.symlinks.borrow(), random)? },
+        Kind::SetXattr => Call::SetXattr { inode: file?, name },
+        Kind::GetXattr => Call::GetXattr { inode: file?, name },
+        Kind::RemoveXattr => Call::RemoveXattr { inode: file?, name },
+        Kind::Lock if locked.len() < LOCKED_MAX => Call::Lock { inode: file?, owner, exclusive: random.chance(0.6) },
+        Kind::Lock | Kind::Unlock => Call::Unlock { inode: pick(locked, random)?, owner },
     })
 }
 
@@ -371,16 +528,29 @@ pub async fn read_back(hand: &Hand) -> Result<(), String> {
         };
         for (name, inode) in entries {
             let found = hand.call(Call::Lookup { dir, name }).await;
-            let Outcome::Entry { directory, .. } = found else {
+            let Outcome::Entry { kind, .. } = found else {
                 return Err(format!("name {name} of {dir}: {found:?}"));
             };
             if seen.contains(&inode) {
                 continue;
             }
             seen.push(inode);
-            if directory {
-                directories.push(inode);
+            match kind {
+                FileKind::Directory => directories.push(inode),
+                FileKind::Symlink => _ = hand.call(Call::ReadLink { inode }).await,
+                _ => {}
+            }
+            if kind != FileKind::File {
                 continue;
+            }
+            for name in 0..hand.shared.options.names {
+                hand.call(Call::GetXattr { inode, name }).await;
+            }
+            // Whoever held a lock has given it back, or is gone.
+            let owner = Owner { client: hand.index, worker: 0 };
+            let taken = hand.call(Call::Lock { inode, owner, exclusive: true }).await;
+            if taken != Outcome::Done {
+                return Err(format!("{inode} can't be locked: {taken:?}"));
             }
             let Outcome::Stat { size, .. } = hand.call(Call::Stat { inode }).await else {
                 return Err(format!("{inode} has a name and no attributes"));

@@ -65,6 +65,16 @@ impl World {
         index
     }
 
+    /// A client's process dies. Another one, with nothing on it yet, takes its place and its address.
+    pub fn kill_client(&mut self, index: usize) {
+        let clock = self.local_clock();
+        let fresh = Process::new(&self.net, client_addr(index), clock, self.random.next_u64());
+        if let Some(process) = self.clients.get_mut(index) {
+            std::mem::replace(process, fresh).kill();
+        }
+        self.trace.note(&format!("client {index} dies"));
+    }
+
     /// Lets everything happen that happens now.
     fn settle(&mut self) {
         loop {

@@ -121,7 +121,8 @@ impl Zones {
             return Ok((zone, generation));
         }
         let zone = self.choose_free().ok_or(DriveRefusal::NoZone)?;
-        let generation = Generation(self.table.entry(zone).generation.0 + 1);
+        let before = self.table.entry(zone).generation.0;
+        let generation = Generation(if cfg!(weft_mutant = "reuse_location") { before.max(1) } else { before + 1 });
         self.table.set(zone, ZoneEntry { generation, holder: Some(holder) });
         self.writable.borrow_mut().insert(zone, Writable::default());
         self.table.ensure_durable(zone).await.map_err(|error| failed(&error))?;
