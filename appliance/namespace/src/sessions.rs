@@ -3,7 +3,7 @@
 //! Held things live in memory. Which clients hold any is journalled before the first is given, so that a new leader
 //! knows whom to wait for: until each of them has told again what it holds, or [`GRACE`] has passed, it grants no locks
 //! and removes nothing that may be open. A client loses everything when the map fences or drops it, or when it has been
-//! silent for [`SESSION_SECONDS_MAX`]; the latter only if it ever renewed: one that never did makes no promise to.
+//! silent for [`SESSION_SECONDS_MAX`], also if it died before it renewed for the first time.
 
 use crate::inode::holder_key;
 use crate::locks::Owner;
@@ -36,14 +36,10 @@ impl Listed {
     }
 }
 
-struct Session {
-    heard: Instant,
-    renews: bool,
-}
-
 #[derive(Default)]
 pub struct Sessions {
-    sessions: BTreeMap<ClientId, Session>,
+    /// When each was last heard.
+    sessions: BTreeMap<ClientId, Instant>,
     listed: BTreeMap<ClientId, Listed>,
     /// Clients of the former leader that have not told yet what they hold.
     awaited: BTreeMap<ClientId, Listed>,
@@ -63,8 +59,8 @@ impl Sessions {
     }
 
     pub fn heard(&mut self, client: ClientId, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(&client) {
-            session.heard = now;
+        if let Some(heard) = self.sessions.get_mut(&client) {
+            *heard = now;
         }
     }
 }
@@ -103,7 +99,7 @@ impl Namespace {
         }
         let mut sessions = self.sessions.borrow_mut();
         let now = self.bucket.handle().now();
-        sessions.sessions.entry(client).or_insert(Session { heard: now, renews: false });
+        sessions.sessions.entry(client).or_insert(now);
         sessions.changed.notify_one();
         let known = sessions.listed.get(&client).copied();
         let wanted = Listed { locks: locks || known.is_some_and(|listed| listed.locks) };
@@ -124,9 +120,7 @@ impl Namespace {
         let now = self.bucket.handle().now();
         let reassert = {
             let mut sessions = self.sessions.borrow_mut();
-            let known = sessions.sessions.contains_key(&call.client);
-            let session = sessions.sessions.entry(call.client).or_insert(Session { heard: now, renews: true });
-            (session.heard, session.renews) = (now, true);
+            let known = sessions.sessions.insert(call.client, now).is_some();
             sessions.changed.notify_one();
             // One that is not known has lost what it had, or had it from another leader.
             !known || sessions.awaited.contains_key(&call.client)
@@ -206,9 +200,8 @@ impl Namespace {
         let sessions = self.sessions.borrow();
         known.extend(sessions.sessions.keys().chain(sessions.listed.keys()));
         let ended = |client: &ClientId| {
-            let session = sessions.sessions.get(client);
-            let silent = session.is_some_and(|session| session.renews && now.since(session.heard) > silent);
-            silent || self.is_gone(*client)
+            let heard = sessions.sessions.get(client);
+            heard.is_some_and(|heard| now.since(*heard) > silent) || self.is_gone(*client)
         };
         known.into_iter().filter(ended).collect()
     }
@@ -221,17 +214,23 @@ impl Namespace {
     /// Ends the sessions that are over, now.
     pub(crate) async fn end_sessions(self: &Rc<Self>) -> Result<(), BucketError> {
         let now = self.bucket.handle().now();
-        let ended = self.ended(now);
-        for client in &ended {
-            self.end_session(*client);
-        }
+        let mut ended = self.ended(now);
         let over = self.sessions.borrow().grace_until.is_some_and(|until| now >= until);
         if over {
-            let mut sessions = self.sessions.borrow_mut();
-            sessions.grace_until = None;
-            if !std::mem::take(&mut sessions.awaited).is_empty() {
+            let late = {
+                let mut sessions = self.sessions.borrow_mut();
+                sessions.grace_until = None;
+                std::mem::take(&mut sessions.awaited)
+            };
+            if !late.is_empty() {
                 tracing::warn!(bucket = %self.bucket.id(), "some clients have not told what they hold");
             }
+            // Those who were not heard at all are gone: the next leader need not wait for them again.
+            let unheard = |client: &ClientId| !self.sessions.borrow().sessions.contains_key(client);
+            ended.extend(late.into_keys().filter(unheard));
+        }
+        for client in &ended {
+            self.end_session(*client);
         }
         self.unlist(&ended).await
     }

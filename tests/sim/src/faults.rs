@@ -70,8 +70,6 @@ const SLOW_MAX: Duration = Duration::from_secs(5);
 const DELAY_MAX: Duration = Duration::from_millis(50);
 /// How long drives pretend, and how long all was well before.
 const PRETENCE: Duration = Duration::from_secs(3);
-/// Nodes that may be down while everything has to be answered.
-const DOWN_LIVE_MAX: usize = 0;
 
 pub struct Faults {
     options: FaultOptions,
@@ -133,9 +131,9 @@ impl Faults {
         down.chain(partitions).chain(slow).chain([self.next]).min().unwrap_or(self.next)
     }
 
-    /// Since when nothing holds up answers, if that is so.
+    /// Since when nothing holds up answers, if that is so: no more nodes are down than may be.
     pub fn calm_since(&self) -> Option<Instant> {
-        let held_up = self.rough || !self.partitions.is_empty() || self.down.len() > DOWN_LIVE_MAX;
+        let held_up = self.rough || !self.partitions.is_empty() || self.down.len() > self.parity;
         (!held_up).then_some(self.disturbed)
     }
 

@@ -114,6 +114,26 @@ fn who_is_fenced_or_silent_loses_everything() {
         assert_eq!(set(&three, f, write()).await, EAGAIN);
         seconds(&rig, 2).await;
         assert_eq!(set(&three, f, write()).await, 0);
+        // It need not have renewed before.
+        seconds(&rig, 29).await;
+        assert_eq!(set(&two, f, write()).await, EAGAIN);
+        seconds(&rig, 3).await;
+        assert_eq!(set(&two, f, write()).await, 0);
+    });
+}
+
+#[test]
+fn the_dead_hold_up_one_new_leader_alone() {
+    run(204, |rig| async move {
+        let (one, two) = (rig.client(1), rig.client(2));
+        let f = one.create(ROOT, "f").await.unwrap();
+        assert_eq!(set(&one, f, write()).await, 0);
+        rig.fail_over(rig.bucket_of(f)).await;
+        seconds(&rig, 15).await;
+        rig.fail_over(rig.bucket_of(f)).await;
+        let began = rig.handle().now();
+        assert_eq!(set(&two, f, write()).await, 0);
+        assert!(rig.handle().now().since(began) < Duration::from_secs(1));
     });
 }
 
