@@ -21,8 +21,9 @@ fn check(name: &[u8]) -> Result<(), FsError> {
 impl Namespace {
     pub(crate) async fn get_xattr(&self, call: &Call, number: InodeId, name: &[u8]) -> Outcome {
         check(name)?;
-        self.inode(call, number).await?;
         let value = self.bucket.get(&xattr_key(call.fs, number, name)).await.map_err(errno::of_bucket)?;
+        // Looked at afterwards: an inode goes before what it has.
+        self.inode(call, number).await?;
         Ok((FsReply::Bytes(value.ok_or(errno::ENODATA)?.to_vec()), Bytes::new()))
     }
 

@@ -68,6 +68,9 @@ const PARTITION_MAX: Duration = Duration::from_secs(3);
 const SLOW_MAX: Duration = Duration::from_secs(5);
 /// What a slow drive needs more for each operation, at most.
 const DELAY_MAX: Duration = Duration::from_millis(50);
+/// Clients that die in a run, at most: what each had asked for may take effect at any later time, and all combinations
+/// are followed.
+const DEATHS_MAX: u32 = 3;
 /// How long drives pretend, and how long all was well before.
 const PRETENCE: Duration = Duration::from_secs(3);
 
@@ -86,6 +89,7 @@ pub struct Faults {
     disturbed: Instant,
     /// With damage, only these nodes go down or are damaged.
     victims: Vec<usize>,
+    deaths: u32,
     pub struck: u64,
 }
 
@@ -113,6 +117,7 @@ impl Faults {
             rough: false,
             disturbed: world.now(),
             victims,
+            deaths: 0,
             struck: 0,
         };
         faults.plan_next(world.now());
@@ -184,7 +189,11 @@ impl Faults {
             Kind::Corruption => self.corrupt(world),
             Kind::BadWrite => self.bad_write(world),
             Kind::SlowDrive => self.slow_drive(world),
-            Kind::ClientDeath => return Some(self.random.below(world.clients.len() as u64) as usize),
+            Kind::ClientDeath if self.deaths < DEATHS_MAX => {
+                self.deaths += 1;
+                return Some(self.random.below(world.clients.len() as u64) as usize);
+            }
+            Kind::ClientDeath => {}
         }
         None
     }
