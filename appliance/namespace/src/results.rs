@@ -7,7 +7,7 @@ use crate::errno;
 use crate::inode::result_key;
 use bytes::Bytes;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weft_bucket::{Batch, Bucket, BucketError};
 use weft_wire::ClientId;
 use weft_wire::fs::{FsError, FsReply};
@@ -24,6 +24,8 @@ struct Window {
 #[derive(Default)]
 pub struct Results {
     clients: RefCell<BTreeMap<ClientId, Window>>,
+    /// Clients of former leaders whose results are in the index; they may be gone without ever asking again.
+    inherited: RefCell<BTreeSet<ClientId>>,
 }
 
 /// A mutating request as exactly-once sees it.
@@ -96,18 +98,32 @@ impl Results {
         window.results.insert(ticket.sequence, encoded);
     }
 
+    /// Looks up whose results former leaders have left, with one look for each client.
+    pub async fn load_inherited(&self, bucket: &Bucket) -> Result<(), BucketError> {
+        let end = result_key(ClientId(u64::MAX), u64::MAX);
+        let mut from = client_prefix(ClientId(0));
+        while let Some((key, _)) = bucket.scan(&from, &end, 1).await?.into_iter().next() {
+            let client = key.get(..key.len().saturating_sub(size_of::<u64>())).and_then(crate::inode::dentry_cookie);
+            let Some(client) = client else { return Err(BucketError::Corrupt("the key of a result".into())) };
+            self.inherited.borrow_mut().insert(ClientId(client));
+            from = client_prefix(ClientId(client.saturating_add(1)));
+        }
+        Ok(())
+    }
+
     /// The client is gone for good: nobody will ask for its results any more.
     pub async fn drop_client(&self, bucket: &Bucket, client: ClientId, batch: &mut Batch) -> Result<(), BucketError> {
         self.clients.borrow_mut().remove(&client);
+        self.inherited.borrow_mut().remove(&client);
         for (key, _) in bucket.scan_prefix(&client_prefix(client), usize::MAX).await? {
             batch.delete(key);
         }
         Ok(())
     }
 
-    /// Clients whose results are at hand.
+    /// Clients that have results here.
     pub fn clients(&self) -> Vec<ClientId> {
-        self.clients.borrow().keys().copied().collect()
+        self.clients.borrow().keys().chain(&*self.inherited.borrow()).copied().collect()
     }
 
     /// The batch was not taken after all.

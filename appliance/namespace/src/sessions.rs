@@ -24,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often those who hold something are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often results of clients that may be gone are looked at, where nobody holds anything.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
 /// What a client may hold, as journalled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
@@ -238,6 +241,12 @@ impl Namespace {
 
 /// Looks after sessions for as long as the namespace lives.
 pub(crate) async fn watch(namespace: Weak<Namespace>) {
+    {
+        let Some(alive) = namespace.upgrade() else { return };
+        if let Err(error) = alive.results.load_inherited(&alive.bucket).await {
+            tracing::warn!(bucket = %alive.bucket.id(), %error, "results of clients that are gone stay");
+        }
+    }
     loop {
         let Some(alive) = namespace.upgrade() else { return };
         let ended = alive.end_sessions().await;
@@ -249,10 +258,12 @@ pub(crate) async fn watch(namespace: Weak<Namespace>) {
         }
         let handle = alive.bucket.handle().clone();
         let (busy, changed) = (alive.holds_anything(), alive.sessions.borrow().changed.notified());
+        let remembers = !alive.results.clients().is_empty();
         drop(alive);
-        match busy {
-            true => handle.sleep(LOOK_EVERY).await,
-            false => changed.await,
+        match (busy, remembers) {
+            (true, _) => handle.sleep(LOOK_EVERY).await,
+            (false, true) => drop(handle.timeout(FORGET_EVERY, changed).await),
+            (false, false) => changed.await,
         }
     }
 }

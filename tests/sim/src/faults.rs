@@ -255,11 +255,14 @@ impl Faults {
 
     fn partition(&mut self, world: &mut World) {
         let nodes = (0..world.nodes.len()).map(node_addr);
-        let all: Vec<SocketAddr> = nodes.chain((0..world.clients.len()).map(client_addr)).collect();
+        let clients = (0..world.clients.len()).map(client_addr);
+        let all: Vec<SocketAddr> = nodes.chain(clients.clone()).collect();
+        // Nodes that don't hear each other are taken for dead: with damage elsewhere that would be more than may fail.
+        let cuttable: Vec<SocketAddr> = if self.options.damages() { clients.collect() } else { all.clone() };
         let (mut from, mut to): (Vec<SocketAddr>, Vec<SocketAddr>) = (Vec::new(), Vec::new());
         let cut = 1 + self.random.below(self.parity as u64) as usize;
         for _ in 0..cut {
-            from.extend(all.get(self.random.below(all.len() as u64) as usize));
+            from.extend(cuttable.get(self.random.below(cuttable.len() as u64) as usize));
         }
         to.extend(all.iter().filter(|addr| !from.contains(addr) && self.random.chance(0.7)));
         let until = world.now() + between(&mut self.random, Duration::from_millis(1), PARTITION_MAX);

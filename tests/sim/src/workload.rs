@@ -336,7 +336,10 @@ impl Hand {
             Call::ReadLink { inode } => Ok(number(&client.readlink(*inode).await?)),
             Call::SetXattr { inode, name } => {
                 let value = op.to_string().into_bytes();
-                client.setxattr(*inode, &name_bytes(*name), &value, XattrMode::Either, false).await.map(|()| Outcome::Done)
+                client
+                    .setxattr(*inode, &name_bytes(*name), &value, XattrMode::Either, false)
+                    .await
+                    .map(|()| Outcome::Done)
             }
             Call::GetXattr { inode, name } => Ok(number(&client.getxattr(*inode, &name_bytes(*name)).await?)),
             Call::RemoveXattr { inode, name } => {
