@@ -121,6 +121,10 @@ impl Results {
         Ok(())
     }
 
+    pub fn knows(&self, client: ClientId) -> bool {
+        self.clients.borrow().contains_key(&client)
+    }
+
     /// Clients that have results here.
     pub fn clients(&self) -> Vec<ClientId> {
         self.clients.borrow().keys().chain(&*self.inherited.borrow()).copied().collect()

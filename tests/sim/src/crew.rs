@@ -71,7 +71,7 @@ impl Crew {
 
     fn hand(&self, client: Rc<weft_client::Client>) -> Hand {
         let index = self.numbers.replace(self.numbers.get() + 1);
-        Hand { index, client, shared: Rc::clone(&self.shared) }
+        Hand { index, client, shared: Rc::clone(&self.shared), working: Rc::default() }
     }
 
     /// A client that sees what is there, and does nothing by itself.
@@ -80,6 +80,11 @@ impl Crew {
         let hand = self.hand(client);
         self.hands.borrow_mut().push((process, hand.clone()));
         Ok((process, hand))
+    }
+
+    /// Nobody waits for anything, and all have given back what they held.
+    pub fn is_done(&self) -> bool {
+        self.history.is_settled() && self.hands.borrow().iter().all(|(_, hand)| hand.working.get() == 0)
     }
 
     pub fn hands(&self) -> Vec<(usize, Hand)> {
@@ -99,7 +104,7 @@ impl Crew {
         let begin = async move {
             // One that finds no cluster has nothing to do.
             let Ok(client) = connecting.await else { return };
-            let hand = Hand { index: numbers.replace(numbers.get() + 1), client, shared };
+            let hand = Hand { index: numbers.replace(numbers.get() + 1), client, shared, working: Rc::default() };
             set_to_work(handle, &hand, &seeds);
             hands.borrow_mut().push((process, hand));
         };
@@ -151,6 +156,7 @@ impl Crew {
 }
 
 fn set_to_work(handle: weft_reactor::Handle, hand: &Hand, seeds: &[u64]) {
+    hand.working.set(seeds.len());
     for (worker, seed) in (1..).zip(seeds) {
         handle.spawn("work", work(hand.clone(), handle.clone(), worker, *seed)).detach();
     }

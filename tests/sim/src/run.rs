@@ -244,7 +244,7 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         }
     }
     crew.shared.stopping.set(true);
-    let finished = world.run_while(HEALED_MAX, |_| crew.history.is_settled());
+    let finished = world.run_while(HEALED_MAX, |_| crew.is_done());
     if finished.is_err() {
         return Err(Failure::Stuck(crew.describe_stuck(&mut world)));
     }

@@ -197,6 +197,8 @@ pub struct Hand {
     pub index: usize,
     pub client: Rc<Client>,
     pub shared: Rc<Shared>,
+    /// Workers that have not come to their end.
+    pub working: Rc<Cell<usize>>,
 }
 
 impl Hand {
@@ -429,6 +431,7 @@ pub async fn work(hand: Hand, handle: Handle, worker: u64, seed: u64) {
     for inode in locked {
         hand.call(Call::Unlock { inode, owner }).await;
     }
+    hand.working.set(hand.working.get() - 1);
 }
 
 fn pick<T: Copy>(list: &[T], random: &mut Random) -> Option<T> {
