@@ -134,11 +134,13 @@ impl Namespace {
                 // Copies of what takes long must not pile up: the client comes again.
                 let guard = self.bucket.handle().timeout(WAIT_MAX, first).await;
                 let guard = guard.map_err(|_| FsError::NotReady("the request is being carried out".into()))?;
-                if !self.results.knows(ticket.client) {
+                let known = self.results.knows(ticket.client);
+                let found = self.results.find(&self.bucket, ticket).await?;
+                if !known {
                     // Whoever forgets the results of those who are gone has something to look after.
                     self.sessions.borrow().changed.notify_one();
                 }
-                if let Some(reply) = self.results.find(&self.bucket, ticket).await? {
+                if let Some(reply) = found {
                     self.finished(ticket).await;
                     self.bucket.readable().await.map_err(errno::of_bucket)?;
                     return Ok((reply, Bytes::new()));
