@@ -23,6 +23,7 @@ pub struct Crew {
     workers: u64,
     /// What says that a dead client's locks are free again, without an answer yet.
     released: Vec<OpId>,
+    deaths: usize,
     fs_name: &'static str,
 }
 
@@ -50,6 +51,7 @@ impl Crew {
             numbers: Rc::default(),
             workers,
             released: Vec::new(),
+            deaths: 0,
             fs_name,
         };
         world.trace.note("work begins");
@@ -87,6 +89,10 @@ impl Crew {
         self.history.is_settled() && self.hands.borrow().iter().all(|(_, hand)| hand.working.get() == 0)
     }
 
+    pub fn any_died(&self) -> bool {
+        self.deaths > 0
+    }
+
     pub fn hands(&self) -> Vec<(usize, Hand)> {
         self.hands.borrow().clone()
     }
@@ -95,6 +101,7 @@ impl Crew {
     pub fn client_dies(&mut self, world: &mut World, process: usize, random: &mut Random) {
         let Some(at) = self.hands.borrow().iter().position(|(other, _)| *other == process) else { return };
         let (_, dead) = self.hands.borrow_mut().remove(at);
+        self.deaths += 1;
         self.released.extend(self.history.client_dies(dead.index));
         world.kill_client(process);
         let Ok(connecting) = world.connecting(process, self.fs_name) else { return };

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A seed that needs longer is stuck in an endless loop.
-const SEED_MAX: Duration = Duration::from_secs(120);
+/// A seed that needs longer is stuck in an endless loop, or on a machine with a hundred times as much to do as it can.
+const SEED_MAX: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 pub struct Many {
