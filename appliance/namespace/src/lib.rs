@@ -217,14 +217,15 @@ impl Namespace {
 
     /// Commits the effects together with the result, and waits until they stand on P+1.
     async fn commit(&self, call: &Call, mut batch: Batch, reply: FsReply) -> Outcome {
-        if let Some(ticket) = &call.ticket {
-            self.results.record(&mut batch, ticket, &reply);
-        }
+        let unheard_of = call.ticket.as_ref().is_some_and(|ticket| self.results.record(&mut batch, ticket, &reply));
         let committed = self.bucket.commit(batch).await;
-        if committed.is_err()
-            && let Some(ticket) = &call.ticket
-        {
-            self.results.forget(ticket);
+        match (&call.ticket, &committed) {
+            (Some(ticket), Err(_)) => self.results.forget(ticket),
+            // The client may have been given up while this was on its way: its results are to be looked after again.
+            (Some(ticket), Ok(_)) if self.results.keep(ticket.client) || unheard_of => {
+                self.sessions.borrow().changed.notify_one();
+            }
+            _ => {}
         }
         committed.map_err(errno::of_bucket)?;
         Ok((reply, Bytes::new()))

@@ -84,9 +84,11 @@ impl Results {
         Ok(())
     }
 
-    /// Adds the result to the batch of its effects, and drops those that nobody will ask for.
-    pub fn record(&self, batch: &mut Batch, ticket: &Ticket, reply: &FsReply) {
+    /// Adds the result to the batch of its effects, and drops those that nobody will ask for. Whether nothing was known of
+    /// the client.
+    pub fn record(&self, batch: &mut Batch, ticket: &Ticket, reply: &FsReply) -> bool {
         let mut clients = self.clients.borrow_mut();
+        let unheard_of = !clients.contains_key(&ticket.client);
         let window = clients.entry(ticket.client).or_default();
         window.unanswered = window.unanswered.max(ticket.unanswered);
         let kept = window.results.split_off(&window.unanswered);
@@ -96,6 +98,12 @@ impl Results {
         let encoded = weft_wire::encode(reply);
         batch.put(result_key(ticket.client, ticket.sequence), encoded.clone());
         window.results.insert(ticket.sequence, encoded);
+        unheard_of
+    }
+
+    /// A result of the client is in the index now. Whether the client was dropped after that was recorded.
+    pub fn keep(&self, client: ClientId) -> bool {
+        !self.knows(client) && self.inherited.borrow_mut().insert(client)
     }
 
     /// Looks up whose results former leaders have left, with one look for each client.
