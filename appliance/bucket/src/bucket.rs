@@ -92,8 +92,6 @@ pub(crate) struct Inner {
     pub rebuilds: RefCell<Rebuilds>,
     /// [`Counters::asked`] at the end of the last step of a rebuild.
     pub asked_before: Cell<u64>,
-    /// Why the planner can't go on, if it can't.
-    pub trouble: RefCell<Option<String>>,
 }
 
 /// A bucket that is asked while its index moves looks again so often.
@@ -397,7 +395,7 @@ impl Bucket {
             lost_stripes: stripes.lost.borrow().len() as u64,
             unfreed_zones: stripes.unfreed_len() as u64,
             step: self.0.step.get().map(|step| format!("{step:?}")),
-            trouble: self.0.trouble.borrow().clone().or_else(|| self.0.log.troubles()),
+            trouble: self.trouble().or_else(|| self.0.log.troubles()),
         }
     }
 

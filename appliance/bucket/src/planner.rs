@@ -38,9 +38,23 @@ const STEPS: [Step; 8] = [
     Step::FreeAgain,
 ];
 
-/// When each kind of step may be tried again after it failed.
+/// A kind of step that is left alone for a while.
+#[derive(Clone, Debug)]
+struct Pause {
+    until: Instant,
+    /// Why the last one failed; a rebuild also pauses for the sake of others.
+    failed: Option<String>,
+}
+
+/// When each kind of step may be taken again.
 #[derive(Debug, Default)]
-pub(crate) struct Pauses([Option<Instant>; STEPS.len()]);
+pub(crate) struct Pauses([Option<Pause>; STEPS.len()]);
+
+impl Pauses {
+    fn until(&self, step: Step) -> Option<Instant> {
+        self.0[step as usize].as_ref().map(|pause| pause.until)
+    }
+}
 
 impl Bucket {
     /// Whether there is anything to do of this kind. Asked with each commit: looks at counters alone.
@@ -81,7 +95,7 @@ impl Bucket {
     fn next_step(&self) -> Option<Step> {
         let pauses = self.0.pauses.borrow();
         let now = self.0.handle.now();
-        let ready = |step: &Step| pauses.0[*step as usize].is_none_or(|until| until <= now);
+        let ready = |step: &Step| pauses.until(*step).is_none_or(|until| until <= now);
         STEPS.into_iter().find(|step| ready(step) && self.wants(*step))
     }
 
@@ -103,7 +117,15 @@ impl Bucket {
     /// When a paused step may be tried again.
     fn pause_ends(&self) -> Option<Instant> {
         let pauses = self.0.pauses.borrow();
-        STEPS.into_iter().filter(|step| self.wants(*step)).filter_map(|step| pauses.0[step as usize]).min()
+        STEPS.into_iter().filter(|step| self.wants(*step)).filter_map(|step| pauses.until(step)).min()
+    }
+
+    /// Why work that is still to be done could not be done: what nobody wants any more is no trouble.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let failed = |step: &Step| self.0.pauses.borrow().0[*step as usize].as_ref()?.failed.clone();
+        let troubles = STEPS.into_iter().filter_map(|step| Some((step, failed(&step)?)));
+        let mut wanted = troubles.filter(|(step, _)| self.wants(*step));
+        wanted.next().map(|(step, error)| format!("{step:?}: {error}"))
     }
 
     async fn take(&self, step: Step) -> Result<(), BucketError> {
@@ -174,16 +196,13 @@ impl Bucket {
             self.0.step.set(None);
             match done {
                 Ok(()) => {
-                    self.0.pauses.borrow_mut().0[step as usize] = None;
-                    if self.0.pauses.borrow().0.iter().all(Option::is_none) {
-                        *self.0.trouble.borrow_mut() = None;
-                    }
-                    if step == Step::Rebuild {
-                        let now = self.0.handle.now();
-                        let pause = self.rebuild_pause(now.since(begun));
-                        let until = (pause > Duration::ZERO).then(|| now + pause);
-                        self.0.pauses.borrow_mut().0[step as usize] = until;
-                    }
+                    let now = self.0.handle.now();
+                    let pause = match step {
+                        Step::Rebuild => self.rebuild_pause(now.since(begun)),
+                        _ => Duration::ZERO,
+                    };
+                    let pause = (pause > Duration::ZERO).then(|| Pause { until: now + pause, failed: None });
+                    self.0.pauses.borrow_mut().0[step as usize] = pause;
                     self.0.progress.notify_all();
                 }
                 Err(error @ (BucketError::Deposed(_) | BucketError::Stopped)) => {
@@ -193,9 +212,9 @@ impl Bucket {
                 }
                 Err(error) => {
                     tracing::warn!(bucket = %self.0.id, ?step, %error, "background work waits");
-                    *self.0.trouble.borrow_mut() = Some(format!("{step:?}: {error}"));
                     let until = self.0.handle.now() + self.0.tunables.planner_pause;
-                    self.0.pauses.borrow_mut().0[step as usize] = Some(until);
+                    let pause = Pause { until, failed: Some(error.to_string()) };
+                    self.0.pauses.borrow_mut().0[step as usize] = Some(pause);
                 }
             }
             self.0.handle.yield_now().await;

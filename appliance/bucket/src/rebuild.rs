@@ -170,8 +170,7 @@ impl Bucket {
     /// Goes on with the most exposed set for a few reads' and writes' time.
     pub(crate) async fn rebuild_once(&self) -> Result<(), BucketError> {
         self.abandon_stale();
-        let now = self.0.handle.now();
-        let Some(due) = self.0.rebuilds.borrow().pick(now) else {
+        let Some(due) = self.0.rebuilds.borrow().pick(self.0.handle.now()) else {
             let waiting = self.0.rebuilds.borrow().due.len();
             return if waiting == 0 { Ok(()) } else { Err(BucketError::NotReady(format!("{waiting} sets wait"))) };
         };
@@ -181,8 +180,9 @@ impl Bucket {
         }
         // Others can go on.
         let mut rebuilds = self.0.rebuilds.borrow_mut();
+        let now = self.0.handle.now();
         rebuilds.blocked.insert(due.set, now + self.0.tunables.planner_pause);
-        match rebuilds.pick(self.0.handle.now()) {
+        match rebuilds.pick(now) {
             Some(_) => {
                 tracing::info!(bucket = %self.0.id, set = %due.set, %error, "a rebuild waits");
                 Ok(())

@@ -109,7 +109,6 @@ impl Bucket {
             pauses: RefCell::default(),
             rebuilds: RefCell::default(),
             asked_before: Cell::new(0),
-            trouble: RefCell::new(None),
         }));
         for (seq, batch, data) in records {
             bucket.apply(seq, batch, vec![data]);

@@ -121,6 +121,31 @@ fn a_write_under_way_goes_on_without_a_member_that_went_away() {
 }
 
 #[test]
+fn what_nobody_wants_any_more_is_no_trouble() {
+    let time = VirtualTime::new(9);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables::default()).await;
+        let bucket = rig.open().await;
+        rig.fall_silent(4);
+        rig.set_state(4, State::Away);
+        rig.tell(&bucket);
+        write(&bucket, 0).await.expect("the others are there");
+        write(&bucket, 1).await.expect("the others are there");
+        // The map says that it is back, but it doesn't answer.
+        rig.set_state(4, State::Up);
+        rig.tell(&bucket);
+        rig.handle.sleep(Duration::from_secs(15)).await;
+        let trouble = bucket.stats().trouble.unwrap_or_default();
+        assert!(trouble.starts_with("Rebuild: "), "{:?}", bucket.stats());
+        // So it was wrong, and there is nowhere to put the shards: nothing is due.
+        rig.set_state(4, State::Away);
+        rig.tell(&bucket);
+        rig.handle.sleep(Duration::from_secs(2)).await;
+        assert_eq!(bucket.stats().trouble, None);
+    });
+}
+
+#[test]
 fn lost_members_are_replaced_and_the_next_ones_may_go_too() {
     let time = VirtualTime::new(2);
     time.block_on(async {
