@@ -168,6 +168,48 @@ fn overwriting_at_eighty_percent_cleans_checkpoints_and_loses_nothing() {
 }
 
 #[test]
+fn leaders_that_come_and_go_do_not_use_up_a_nearly_full_bucket() {
+    for seed in 0..8 {
+        let time = VirtualTime::new(20 + seed);
+        time.block_on(async {
+            let rig = Rig::new(time.handle(), low()).await;
+            let mut bucket = rig.open().await;
+            write(&bucket, 0, blocks(0, 1)).await.expect("first");
+            let file_blocks = bucket.space().blocks * 9 / 10;
+            for at in (0..file_blocks).step_by(64) {
+                write(&bucket, at, blocks(at, 64.min(file_blocks - at))).await.expect("fill");
+            }
+            for change in 0..40u64 {
+                // Each leader begins something, and is gone before it gains anything.
+                let spared = rig.handle.random_u64() % 30;
+                let overwriting = async {
+                    for round in 0..u64::MAX {
+                        let count = [1, 3, 64][(rig.handle.random_u64() % 3) as usize];
+                        let first = rig.handle.random_u64() % (file_blocks - count);
+                        if write(&bucket, first, blocks(change << 20 | round, count)).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                let _ = rig.handle.timeout(std::time::Duration::from_millis(spared), overwriting).await;
+                bucket.close();
+                bucket = rig.open().await;
+            }
+            write(&bucket, 0, blocks(1, 256)).await.unwrap_or_else(|error| panic!("{error}: {:?}", bucket.stats()));
+            bucket.finish().await.expect("checkpoint");
+            let bucket = rig.open().await;
+            for _ in 0..100 {
+                rig.handle.sleep(std::time::Duration::from_millis(100)).await;
+            }
+            let stats = bucket.stats();
+            assert!(stats.zone_sets <= 12 && stats.trouble.is_none(), "{stats:?}");
+            let checked = bucket.check().await.expect("check");
+            assert_eq!(checked.problems, Vec::<String>::new());
+        });
+    }
+}
+
+#[test]
 fn damage_up_to_p_is_repaired_and_beyond_is_told() {
     let time = VirtualTime::new(3);
     time.block_on(async {
