@@ -627,6 +627,7 @@ fn bucket_stats(stats: weft_bucket::Stats) -> BucketStats {
         checkpoints: stats.checkpoints,
         merges: stats.merges,
         cleaned_sets: stats.cleaned_sets,
+        freed_sets: stats.freed_sets,
         repaired_stripes: stats.repaired_stripes,
         checksum_errors: stats.checksum_errors,
         reconstructions: stats.reconstructions,

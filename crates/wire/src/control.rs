@@ -188,6 +188,7 @@ pub struct BucketStats {
     pub checkpoints: u64,
     pub merges: u64,
     pub cleaned_sets: u64,
+    pub freed_sets: u64,
     pub repaired_stripes: u64,
     pub checksum_errors: u64,
     pub reconstructions: u64,
