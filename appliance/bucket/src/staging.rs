@@ -129,7 +129,7 @@ impl Stripes {
                 {
                     return Ok(placed);
                 }
-                if sets >= self.limits.max { Err(BucketError::NoSpace) } else { self.open_set(kind).await }
+                if sets >= self.limits.borrowed() { Err(BucketError::NoSpace) } else { self.open_set(kind).await }
             }
         };
         match opened {

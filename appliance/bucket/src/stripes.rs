@@ -40,6 +40,13 @@ impl SetLimits {
     pub fn user(&self) -> usize {
         self.max.saturating_sub(self.reserved)
     }
+
+    /// What a planner may own that couldn't go on otherwise. What a leader opened its successor can't append to, so
+    /// leaders that come and go while a bucket is full use up its reserve; others' are seldom needed at the same time,
+    /// and the cleaner gives it back.
+    pub fn borrowed(&self) -> usize {
+        self.max + 2 * self.reserved
+    }
 }
 
 /// Called with each newly opened zone set before anything is written to it: enters it into the table, and makes it

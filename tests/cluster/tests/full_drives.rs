@@ -120,6 +120,7 @@ fn full_drives_are_overwritten_and_emptied() {
     let flags = nix::fcntl::FallocateFlags::empty();
     let refused = nix::fcntl::fallocate(&large, flags, 0, i64::try_from(empty).unwrap());
     assert_eq!(refused, Err(nix::errno::Errno::ENOSPC));
+    drop(large);
 
     remove(&place.join("fillers"), fillers);
     remove(&place, files);
