@@ -81,16 +81,26 @@ impl Caller {
         }
     }
 
-    fn describe_waiting(&self, waiting: &Waiting) -> String {
-        let mut text = String::from("waiting for ");
-        for (index, (drive, why)) in waiting.away.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            // Writing to a String can't fail.
-            let _ = write!(text, "{comma}{} ({why})", self.describe(*drive));
+    /// Drives that are waited for, those with the same reason together.
+    fn describe_all<'a>(&self, drives: impl Iterator<Item = (DriveId, &'a str)>) -> String {
+        let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+        for (drive, why) in drives {
+            let drive = self.describe(drive);
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, drives)) => drives.push(drive),
+                None => reasons.push((why, vec![drive])),
+            }
         }
+        let each = reasons.iter().map(|(why, drives)| format!("{} ({why})", drives.join(", ")));
+        format!("waiting for {}", each.collect::<Vec<_>>().join(", "))
+    }
+
+    fn describe_waiting(&self, waiting: &Waiting) -> String {
+        let mut text = self.describe_all(waiting.away.iter().map(|(drive, why)| (*drive, why.as_str())));
         if waiting.away.is_empty() {
             text.push_str("more drives");
         }
+        // Writing to a String can't fail.
         let _ = write!(text, ": {} of {} needed drives are sealed and read", waiting.have, waiting.needed);
         if let Some(lack) = &waiting.lack {
             let _ = write!(text, "; {}: {}", lack.seq, lack.reason);
@@ -195,8 +205,7 @@ impl Log {
     }
 
     fn describe_troubles(&self, troubles: &[Trouble]) -> String {
-        let each = troubles.iter().map(|trouble| format!("{} ({})", self.caller.describe(trouble.drive), trouble.why));
-        format!("waiting for {}", each.collect::<Vec<_>>().join(", "))
+        self.caller.describe_all(troubles.iter().map(|trouble| (trouble.drive, trouble.why.as_str())))
     }
 
     /// Appends a batch. It has its sequence at once and is on its way; the outcome follows in sequence order, when it

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use weftd::config::{Config, ConfigError, Exposure};
@@ -46,7 +47,8 @@ impl Node {
 }
 
 fn fail(error: impl std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("weftd: {error}");
+    // It may be a file on a full disk.
+    let _ = writeln!(std::io::stderr(), "weftd: {error}");
     ExitCode::from(code)
 }
 
@@ -85,7 +87,13 @@ fn run(node: &Node) -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return fail(format!("log = {:?}: {error}", config.log), EXIT_CONFIGURATION),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // A line that can't be written, for want of space, is lost: complaining of it there would end the process.
+        .log_internal_errors(false)
+        .init();
     match weftd::run::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -144,13 +144,15 @@ struct Events {
 }
 
 impl Events {
-    /// A full disk must not stop the restart, so a line that can't be written is only complained about.
+    /// A full disk must not stop the restart, so a line that can't be written is only complained about; and standard error
+    /// is often a file on the same disk.
     fn append(&self, death: &Death) {
         let Ok(mut line) = serde_json::to_string(death) else { return };
-        eprintln!("weftd supervise: {line}");
+        let mut stderr = std::io::stderr();
+        let _ = writeln!(stderr, "weftd supervise: {line}");
         line.push('\n');
         if let Err(error) = self.write(&line) {
-            eprintln!("weftd supervise: can't write {}: {error}", self.path.display());
+            let _ = writeln!(stderr, "weftd supervise: can't write {}: {error}", self.path.display());
         }
     }
 

@@ -14,6 +14,8 @@ use weft_wire::{BucketId, DriveId};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks in a row that find new errors: a single one may be a passing trouble, and is written again.
 const WORSE_LOOKS: u32 = 3;
+/// Looks until it is said again of a drive that the managers could not do without.
+const AGAIN_LOOKS: u32 = 30;
 
 /// Calls `report` for each of `drives` that fails, as long as the map doesn't know.
 pub(crate) async fn drives(
@@ -36,8 +38,8 @@ pub(crate) async fn drives(
             });
             *worse = if errors > *before { *worse + 1 } else { 0 };
             *before = errors;
-            if *worse >= WORSE_LOOKS && !known {
-                tracing::error!(drive = %id, errors, "the drive fails to write: it is given up");
+            if *worse >= WORSE_LOOKS && (*worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS) && !known {
+                tracing::error!(drive = %id, errors, "the drive goes on failing to write: the managers are asked to give it up");
                 report(*id);
             }
         }

@@ -58,7 +58,7 @@ pub fn attach() -> anyhow::Result<()> {
         let mut nothing = [0];
         while matches!(std::io::stdin().read(&mut nothing), Ok(1..)) {}
         if !SERVES.load(Ordering::Acquire) {
-            eprintln!("mount.weft: given up before the mount answered");
+            let _ = writeln!(std::io::stderr(), "mount.weft: given up before the mount answered");
             // The session's own end, if it has begun, unmounts.
             let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGTERM);
         }

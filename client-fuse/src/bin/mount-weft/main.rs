@@ -11,6 +11,7 @@ mod source;
 
 use clap::Parser;
 use source::Source;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_fuse::mount_options::{MountAction, MountOptions};
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mount.weft: {error:#}");
+            let _ = writeln!(std::io::stderr(), "mount.weft: {error:#}");
             ExitCode::from(EXIT_FAILED)
         }
     }

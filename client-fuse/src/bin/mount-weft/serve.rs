@@ -75,7 +75,13 @@ fn start_log(arguments: &Arguments, options: &MountOptions) -> anyhow::Result<()
     let default = if arguments.verbose { "debug" } else { "info" };
     let filter = options.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(filter).with_context(|| format!("mount option 'log={filter}'"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // A line that can't be written, for want of space, is lost: complaining of it there would end the mount.
+        .log_internal_errors(false)
+        .init();
     Ok(())
 }
 
