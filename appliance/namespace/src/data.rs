@@ -87,6 +87,10 @@ impl Namespace {
             }
         }
         let data = self.read_range(call, number, &range).await?;
+        if range.start < SLAB_BYTES && self.settled_inode(call, number).await?.size < range.end {
+            // A truncate came in between: what was read was never so with the size that was seen.
+            return Err(FsError::NotReady(format!("{number} was cut while it was read")));
+        }
         Ok((FsReply::Data, data))
     }
 
