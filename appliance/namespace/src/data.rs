@@ -15,6 +15,8 @@ use weft_wire::{FsId, InodeId};
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// From here on data goes into a stripe of its own instead of the journal.
 const STAGE_BYTES_MIN: u64 = 64 << 10;
+/// Looks of a read at a file whose end moves, before it keeps others from moving it.
+const LOOKS_MAX: u32 = 3;
 
 /// A write, as the attributes show it.
 fn touch(inode: &mut Inode, call: &Call, kill_setid: bool) {
@@ -63,35 +65,49 @@ impl Namespace {
     }
 
     pub(crate) async fn read(&self, call: &Call, number: InodeId, offset: u64, len_bytes: u32) -> Outcome {
-        let mut range = Self::check_range(offset, u64::from(len_bytes))?;
-        if range.start < SLAB_BYTES {
-            let inode = self.settled_inode(call, number).await?;
-            if inode.kind == FileKind::Directory {
-                return Err(errno::EISDIR);
-            }
-            range.end = range.end.min(inode.size);
-            if range.start >= range.end {
-                return Ok((FsReply::Data, Bytes::new()));
-            }
-            if inode.inline.len() as u64 >= inode.size && !inode.inline.is_empty() {
-                let data = inode.inline.slice(range.start as usize..range.end as usize);
+        let asked = Self::check_range(offset, u64::from(len_bytes))?;
+        if asked.start >= SLAB_BYTES {
+            return Ok((FsReply::Data, self.read_range(call, number, &asked).await?));
+        }
+        for _ in 0..LOOKS_MAX {
+            if let Some(data) = self.look(call, number, &asked).await? {
                 return Ok((FsReply::Data, data));
             }
-            if !inode.inline.is_empty() {
-                // A truncate made it longer than what is stored: zeros follow.
-                let mut data = vec![0; (range.end - range.start) as usize];
-                let from = (range.start as usize).min(inode.inline.len());
-                let to = (range.end as usize).min(inode.inline.len());
-                data[..to - from].copy_from_slice(&inode.inline[from..to]);
-                return Ok((FsReply::Data, data.into()));
-            }
+        }
+        // Whoever changes it all the time waits for once.
+        let _guard = self.lock_inodes(call, [number]).await;
+        let data = self.look(call, number, &asked).await?;
+        let moved = || FsError::NotReady(format!("{number} changes while it is read"));
+        data.map(|data| (FsReply::Data, data)).ok_or_else(moved)
+    }
+
+    /// What a part of slab 0 holds, up to the file's end. `None`: the end moved in between, so that the blocks are not
+    /// of the same moment.
+    async fn look(&self, call: &Call, number: InodeId, asked: &Range<u64>) -> Result<Option<Bytes>, FsError> {
+        let inode = self.settled_inode(call, number).await?;
+        if inode.kind == FileKind::Directory {
+            return Err(errno::EISDIR);
+        }
+        let range = asked.start..asked.end.min(inode.size);
+        if range.is_empty() {
+            return Ok(Some(Bytes::new()));
+        }
+        if inode.inline.len() as u64 >= inode.size {
+            return Ok(Some(inode.inline.slice(range.start as usize..range.end as usize)));
+        }
+        if !inode.inline.is_empty() {
+            // A truncate made it longer than what is stored: zeros follow.
+            let mut data = vec![0; (range.end - range.start) as usize];
+            let from = (range.start as usize).min(inode.inline.len());
+            let to = (range.end as usize).min(inode.inline.len());
+            data[..to - from].copy_from_slice(&inode.inline[from..to]);
+            return Ok(Some(data.into()));
         }
         let data = self.read_range(call, number, &range).await?;
-        if range.start < SLAB_BYTES && self.settled_inode(call, number).await?.size < range.end {
-            // A truncate came in between: what was read was never so with the size that was seen.
-            return Err(FsError::NotReady(format!("{number} was cut while it was read")));
-        }
-        Ok((FsReply::Data, data))
+        let after = self.settled_inode(call, number).await?;
+        let same_end = asked.end.min(after.size) == range.end;
+        let same = same_end && after.cut_generation == inode.cut_generation && after.inline.is_empty();
+        Ok(same.then_some(data))
     }
 
     async fn read_range(&self, call: &Call, number: InodeId, range: &Range<u64>) -> Result<Bytes, FsError> {
