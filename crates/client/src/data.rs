@@ -7,7 +7,9 @@
 use crate::client::{Client, unexpected};
 use crate::errno::Errno;
 use crate::request::Failure;
-use crate::tunables::{APPEND_BYTES_MAX, GENERATIONS_MAX, PARALLEL_MAX, PUNCH_SLABS_MAX, SLABS_ASKED_MAX};
+use crate::tunables::{
+    AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATIONS_MAX, PARALLEL_MAX, PUNCH_SLABS_MAX, SLABS_ASKED_MAX,
+};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -121,6 +123,7 @@ impl Client {
             self.write_first_slab(inode, offset, data.slice(..len), kill_setid).await?;
             return Ok(len);
         }
+        let mut pause_max = AGAIN_FIRST;
         loop {
             let writes = pieces(offset..end).map(|piece| {
                 let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
@@ -149,9 +152,14 @@ impl Client {
                 Some(errno) if stands == offset => return Err(errno),
                 // What is in slab 0 has published itself.
                 _ if stands <= SLAB_BYTES => {}
-                // A cut came in between and may have taken some of it: once more.
-                _ if self.publish(inode, offset..stands, oldest, kill_setid).await?.is_none() => continue,
-                _ => {}
+                _ if self.publish(inode, offset..stands, oldest, kill_setid).await?.is_some() => {}
+                // A cut came in between and may have taken some of it: once more. Writers far behind the file's end can
+                // take each other's data that way: each waits for a time of its own, so that one comes first.
+                _ => {
+                    self.handle.sleep(pause_max.mul_f64(self.handle.random_u64() as f64 / u64::MAX as f64)).await;
+                    pause_max = (pause_max * 2).min(AGAIN_MOST);
+                    continue;
+                }
             }
             return Ok((stands - offset) as usize);
         }

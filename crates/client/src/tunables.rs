@@ -47,3 +47,6 @@ pub const SLABS_ASKED_MAX: u64 = 64;
 pub const PUNCH_SLABS_MAX: u64 = 4096;
 /// Files whose cut generation is remembered.
 pub const GENERATIONS_MAX: usize = 16_384;
+/// Longest pause of a writer before it writes again what a cut has taken; doubled each time.
+pub const AGAIN_FIRST: Duration = Duration::from_millis(1);
+pub const AGAIN_MOST: Duration = Duration::from_millis(250);
