@@ -1,4 +1,4 @@
-//! `cargo xtask mutants`: deliberately broken builds of the simulator, each of which some seed must catch.
+//! `cargo xtask mutants`: the simulator with one rule broken at a time; some seed must catch each.
 
 use crate::stage::{self, Ended};
 use crate::tree;
@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Names of `--cfg weft_mutant="..."`; docs/design/simulator.md says what each breaks and what catches it.
-const MUTANTS: [&str; 8] = [
+/// Values of `WEFT_MUTANT`; docs/design/simulator.md says what each breaks and what catches it.
+const MUTANTS: [&str; 9] = [
+    "no_flush",
     "acknowledge_at_p",
     "skip_seal",
     "forget_seal",
@@ -39,11 +40,12 @@ impl Mutants {
         }
         let root = tree::root()?;
         let target = tree::target()?.join("mutants");
+        let program = build(&root, &target)?;
         let mut escaped = Vec::new();
         for name in MUTANTS.into_iter().filter(|name| self.names.is_empty() || self.names.iter().any(|n| n == name)) {
             println!("== {name}");
-            let program = build(&root, &target, name)?;
-            let mut command = std::process::Command::new(program);
+            let mut command = std::process::Command::new(&program);
+            command.env("WEFT_MUTANT", name);
             command.args(["--until-failure", "--budget"]).arg(self.budget.to_string());
             command.arg("--seed").arg(self.seed.to_string());
             // Seeds that are under way when the time is over are finished.
@@ -65,13 +67,13 @@ impl Mutants {
     }
 }
 
-/// Builds the simulator with a mutant. What isn't ours is built once for all of them: the compiler is told of the
-/// mutant by a wrapper that cargo puts around it for the workspace alone.
-fn build(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
+/// Builds the simulator so that it can be broken. What isn't ours is built once: the compiler is told by a wrapper that
+/// cargo puts around it for the workspace alone.
+fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(target).with_context(|| format!("can't make {}", target.display()))?;
-    let wrapper = target.join(format!("rustc-{name}"));
-    let script = format!("#!/bin/sh\nexec \"$@\" --cfg 'weft_mutant=\"{name}\"'\n");
-    std::fs::write(&wrapper, script).with_context(|| format!("can't write {}", wrapper.display()))?;
+    let wrapper = target.join("rustc-mutants");
+    std::fs::write(&wrapper, "#!/bin/sh\nexec \"$@\" --cfg weft_mutants\n")
+        .with_context(|| format!("can't write {}", wrapper.display()))?;
     let executable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(&wrapper, executable).with_context(|| format!("can't change {}", wrapper.display()))?;
     let mut command = tree::cargo();
@@ -79,6 +81,6 @@ fn build(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
     command.env("CARGO_TARGET_DIR", target).env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
     match stage::run(command, BUILD_MAX)?.ended {
         Ended::Exited(status) if status.success() => Ok(target.join("ci/weft-sim")),
-        _ => bail!("{name} can't be built"),
+        _ => bail!("the simulator can't be built with its mutants"),
     }
 }

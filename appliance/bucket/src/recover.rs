@@ -120,7 +120,7 @@ impl Bucket {
             None => Box::pin(std::future::ready(Err(BucketError::Stopped))),
         }));
         handle.spawn("bucket planner", bucket.clone().plan()).detach();
-        if cfg!(weft_mutant = "two_planners") {
+        if weft_wire::mutant("two_planners") {
             handle.spawn("bucket planner", bucket.clone().plan()).detach();
         }
         handle.spawn("zones nobody names", free_unknown_zones(Rc::downgrade(&bucket.0))).detach();

@@ -88,7 +88,7 @@ pub struct Gathered {
 
 /// Seals that make P+1 impossible for an older leader: N-P.
 pub fn seals_needed(drives: usize, parity: usize) -> usize {
-    let spared = if cfg!(weft_mutant = "skip_seal") { parity + 1 } else { parity };
+    let spared = if weft_wire::mutant("skip_seal") { parity + 1 } else { parity };
     drives.saturating_sub(spared).max(1)
 }
 

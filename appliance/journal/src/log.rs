@@ -169,7 +169,7 @@ impl Log {
         let covers = root.as_ref().map_or(Seq(0), |(_, root)| root.covers);
         let batches = decision.records.iter().filter(|record| record.header.kind == RecordKind::Batch);
         let records: Vec<Record> = batches.filter(|record| record.header.seq > covers).cloned().collect();
-        let copies_needed = match cfg!(weft_mutant = "acknowledge_at_p") {
+        let copies_needed = match weft_wire::mutant("acknowledge_at_p") {
             true => usize::from(protection.parity),
             false => protection.acknowledge(),
         };

@@ -127,7 +127,7 @@ impl Replicator {
         }
         for Record { header, payload } in records {
             if header.seq >= first {
-                let header = match cfg!(weft_mutant = "reappend") {
+                let header = match weft_wire::mutant("reappend") {
                     true => self::header(
                         params.bucket,
                         params.epoch,

@@ -258,7 +258,7 @@ impl Namespace {
             return Err(FsError::NotReady("a later leader knows".into()));
         }
         let transactions = self.transactions.borrow();
-        let known = |live: &&Live| live.record.decided || !cfg!(weft_mutant = "abort_without_begin");
+        let known = |live: &&Live| live.record.decided || !weft_wire::mutant("abort_without_begin");
         let Some(live) = transactions.live.get(&transaction).filter(known) else {
             return Ok(ParticipantReply::Outcome { committed: false });
         };

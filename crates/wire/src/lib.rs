@@ -4,22 +4,6 @@
 //! Bodies (file data, journal payloads, shards) travel beside the encoded head, never inside it.
 #![forbid(unsafe_code)]
 
-#[cfg(all(
-    not(debug_assertions),
-    any(
-        weft_mutant = "no_flush",
-        weft_mutant = "acknowledge_at_p",
-        weft_mutant = "skip_seal",
-        weft_mutant = "forget_seal",
-        weft_mutant = "ignore_epochs",
-        weft_mutant = "reappend",
-        weft_mutant = "reuse_location",
-        weft_mutant = "two_planners",
-        weft_mutant = "abort_without_begin"
-    )
-))]
-compile_error!("a deliberately broken build is for tests alone: build it with debug assertions");
-
 pub mod acl;
 pub mod bucket;
 pub mod control;
@@ -31,8 +15,10 @@ pub mod limits;
 pub mod locks;
 pub mod manager;
 pub mod map;
+mod mutant;
 
 pub use ids::*;
+pub use mutant::mutant;
 
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -139,15 +139,11 @@ impl Ring {
         Ok(())
     }
 
-    #[cfg(not(weft_mutant = "no_flush"))]
     fn write_below(&self, position: u64, pieces: Vec<Bytes>) -> Pending<Result<(), DriveError>> {
-        self.drive.write_durable(position, pieces)
-    }
-
-    /// A build that must lose data when drives with volatile caches lose power.
-    #[cfg(weft_mutant = "no_flush")]
-    fn write_below(&self, position: u64, pieces: Vec<Bytes>) -> Pending<Result<(), DriveError>> {
-        self.drive.write(position, pieces)
+        match weft_wire::mutant("no_flush") {
+            true => self.drive.write(position, pieces),
+            false => self.drive.write_durable(position, pieces),
+        }
     }
 
     /// Where a group of this size goes, in this segment or the next.

@@ -231,7 +231,7 @@ impl Ring {
 
     /// Makes a fence durable: behind everything that was queued before.
     pub async fn seal(self: &Rc<Self>, bucket: BucketId, epoch: Epoch) -> Result<(), DriveError> {
-        if cfg!(weft_mutant = "forget_seal") {
+        if weft_wire::mutant("forget_seal") {
             return Ok(());
         }
         let state = {

@@ -122,7 +122,7 @@ impl Zones {
         }
         let zone = self.choose_free().ok_or(DriveRefusal::NoZone)?;
         let before = self.table.entry(zone).generation.0;
-        let generation = Generation(if cfg!(weft_mutant = "reuse_location") { before.max(1) } else { before + 1 });
+        let generation = Generation(if weft_wire::mutant("reuse_location") { before.max(1) } else { before + 1 });
         self.table.set(zone, ZoneEntry { generation, holder: Some(holder) });
         self.writable.borrow_mut().insert(zone, Writable::default());
         self.table.ensure_durable(zone).await.map_err(|error| failed(&error))?;
@@ -380,7 +380,7 @@ impl Flusher {
 
     /// Returns after a flush that began after the call.
     async fn flush(&self) -> Result<(), DriveError> {
-        if cfg!(weft_mutant = "no_flush") {
+        if weft_wire::mutant("no_flush") {
             return Ok(());
         }
         let (completer, pending) = completion();
