@@ -3,7 +3,7 @@
 use crate::tunables::{CLIENTS_MAX, DELTA_BYTES_MAX, FILESYSTEMS_MAX, HOST_BYTES_MAX, MAP_BYTES_MAX};
 use weft_wire::hash::directory_position;
 use weft_wire::limits::NAME_BYTES_MAX;
-use weft_wire::manager::Proposal;
+use weft_wire::manager::{HandOverReason, Proposal};
 use weft_wire::map::{Bucket, Change, Client, Delta, Drive, Filesystem, FilesystemState, Map, Node, State};
 use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, InodeId, MapVersion, NodeId, encode};
 
@@ -31,8 +31,9 @@ pub fn decide(map: &Map, proposal: &Proposal) -> Decision {
     let decision = match proposal {
         Proposal::NodeStarted { node, cores, control } => node_started(map, *node, cores, *control),
         Proposal::NewEpochs { node, incarnation, buckets } => new_epochs(map, *node, *incarnation, buckets),
-        Proposal::HandOver { node, incarnation, bucket, epoch, to } => {
-            led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| hand_over(map, *bucket, old, *to))
+        Proposal::HandOver { node, incarnation, bucket, epoch, to, reason } => {
+            led(map, *node, *incarnation, *bucket, *epoch)
+                .map_or_else(refused, |old| hand_over(map, *bucket, old, *to, *reason))
         }
         Proposal::NewEnsemble { node, incarnation, bucket, epoch } => {
             led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| new_ensemble(map, *bucket, old))
@@ -176,9 +177,8 @@ fn led(map: &Map, node: NodeId, incarnation: Incarnation, id: BucketId, epoch: E
     Ok(bucket)
 }
 
-fn hand_over(map: &Map, id: BucketId, bucket: &Bucket, to: CoreId) -> Decision {
-    let wanted = weft_placement::balance_leaders(map);
-    if !wanted.contains(&(id, to)) {
+fn hand_over(map: &Map, id: BucketId, bucket: &Bucket, to: CoreId, reason: HandOverReason) -> Decision {
+    if reason == HandOverReason::Balance && !weft_placement::balance_leaders(map).contains(&(id, to)) {
         return refused(format!("{id} is as well where it is, at {}", bucket.leader));
     }
     match weft_placement::set_leaders(map, &[(id, to)].into()) {

@@ -8,7 +8,7 @@ use crate::shared::{Role, Shared};
 use crate::store::Slot;
 use std::rc::Rc;
 use weft_reactor::join_all;
-use weft_wire::manager::{ManagerRequest, MapReply, MapRequest};
+use weft_wire::manager::{ManagerReply, ManagerRequest, MapReply, MapRequest};
 use weft_wire::map::Map;
 use weft_wire::{NodeId, Service, decode, encode};
 
@@ -27,24 +27,36 @@ pub(crate) async fn save(shared: Rc<Shared>) {
 
 /// Tells the leader, again and again, that this life of this node goes on.
 pub(crate) async fn say_alive(shared: Rc<Shared>) {
+    let mut answered = shared.handle.now();
     loop {
+        let asleep = shared.handle.now();
         shared.handle.sleep(shared.tunables.alive_every).await;
+        let now = shared.handle.now();
+        if now.since(asleep) > shared.tunables.alive_every * 2 {
+            // This process stood still: it has not listened either.
+            answered = now;
+        }
         let (Some(node), Some(incarnation), Some(map)) = (shared.node.get(), shared.incarnation.get(), shared.map())
         else {
             continue;
         };
         if shared.role.get() == Role::Leader {
+            answered = now;
             continue;
         }
-        let request = ManagerRequest::Alive { cluster: map.cluster, node, incarnation };
+        let hears = now.since(answered) <= shared.tunables.alive_every * 3;
+        let request = ManagerRequest::Alive { cluster: map.cluster, node, incarnation, hears };
         let patience = Patience {
             total: shared.tunables.alive_every,
             call: shared.tunables.ask_timeout,
             retry_first: shared.tunables.retry_first,
             retry_most: shared.tunables.retry_most,
         };
-        let (_, leader) =
+        let (reply, leader) =
             ask_leader(&shared.network, &shared.handle, &map, shared.leader.get(), &request, patience).await;
+        if reply == ManagerReply::Ok {
+            answered = shared.handle.now();
+        }
         // A voter knows its leader better than its answers do.
         if !shared.is_voting() {
             shared.set_leader(leader);

@@ -234,8 +234,10 @@ impl Shared {
                 ManagerReply::Ok
             }
             _ if !self.leads_soon().await => not_leader(),
-            ManagerRequest::Alive { node, incarnation, .. } => {
-                self.hear(node, incarnation);
+            ManagerRequest::Alive { node, incarnation, hears, .. } => {
+                if hears {
+                    self.hear(node, incarnation);
+                }
                 ManagerReply::Ok
             }
             ManagerRequest::Propose { proposal, .. } => {

@@ -1,6 +1,6 @@
 //! The buckets that this core leads, by the map: opened when the map says so, closed when it says otherwise.
 
-use crate::upkeep;
+use crate::{reach, upkeep};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +112,7 @@ impl Leads {
         leads.serve();
         handle.spawn("leads", leads.clone().follow()).detach();
         handle.spawn("upkeep of leads", upkeep::run(leads.clone())).detach();
+        handle.spawn("watch who can be reached", reach::run(leads.clone())).detach();
         leads
     }
 
@@ -436,6 +437,10 @@ impl Leads {
 
     pub(crate) fn parts(&self) -> (CoreId, Incarnation, &Handle, &MapWatch, &Propose) {
         (self.0.core, self.0.incarnation, &self.0.handle, &self.0.map, &self.0.propose)
+    }
+
+    pub(crate) fn network(&self) -> &Rc<dyn Network> {
+        &self.0.network
     }
 
     pub(crate) fn is_finishing(&self) -> bool {

@@ -9,6 +9,7 @@ pub mod lead;
 pub mod node;
 pub mod notify;
 pub mod passes;
+mod reach;
 pub mod run;
 pub mod supervise;
 mod upkeep;

@@ -5,11 +5,12 @@
 //! does no harm that all cores plan by themselves.
 
 use crate::lead::Leads;
+use crate::reach;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_namespace::Namespace;
-use weft_wire::manager::Proposal;
+use weft_wire::manager::{HandOverReason, Proposal};
 use weft_wire::map::{Bucket, Map, State};
 use weft_wire::{BucketId, CoreId, DriveId, Epoch, NodeId};
 
@@ -77,12 +78,14 @@ pub(crate) async fn run(leads: Leads) {
     let mut states: Vec<(NodeId, State)> = Vec::new();
     let mut since = handle.now();
     let mut seen = None;
+    let mut givers = reach::Givers::default();
     loop {
         handle.sleep(LOOK_EVERY).await;
         let Some(newest) = map.get() else { continue };
         if leads.is_finishing() {
             return;
         }
+        givers.look(&newest, handle.now());
         let now: Vec<(NodeId, State)> = newest.nodes.values().map(|node| (node.id, node.state)).collect();
         if now != states {
             (states, since, seen) = (now, handle.now(), None);
@@ -92,15 +95,15 @@ pub(crate) async fn run(leads: Leads) {
         if calm < ENSEMBLE_AFTER || seen == Some(newest.version) {
             continue;
         }
-        match plan(&leads, &newest, calm) {
+        match plan(&leads, &newest, calm, &givers) {
             Some(wanted) => make(&leads, &newest, wanted).await,
-            None if calm >= CALM_AFTER => seen = Some(newest.version),
+            None if calm >= CALM_AFTER && givers.is_empty() => seen = Some(newest.version),
             None => {}
         }
     }
 }
 
-fn plan(leads: &Leads, map: &Map, calm: Duration) -> Option<Move> {
+fn plan(leads: &Leads, map: &Map, calm: Duration, givers: &reach::Givers) -> Option<Move> {
     let serving = leads.serving();
     let ensemble = serving.iter().map(|(id, _)| *id).find(|id| {
         let newest = map.bucket(*id).and_then(|bucket| bucket.ensembles.first());
@@ -114,7 +117,9 @@ fn plan(leads: &Leads, map: &Map, calm: Duration) -> Option<Move> {
         return None;
     }
     let moves = weft_placement::balance_leaders(map);
-    moves.into_iter().find(|(id, _)| serving.iter().any(|(own, _)| own == id)).map(|(id, to)| Move::Leader(id, to))
+    let ours = |id: &BucketId| serving.iter().any(|(own, _)| own == id);
+    let first = moves.into_iter().find(|(id, to)| ours(id) && !givers.has(to.node));
+    first.map(|(id, to)| Move::Leader(id, to))
 }
 
 async fn make(leads: &Leads, map: &Map, wanted: Move) {
@@ -128,7 +133,9 @@ async fn make(leads: &Leads, map: &Map, wanted: Move) {
     shorten(&namespace).await;
     propose(match wanted {
         Move::Ensemble(_) => Proposal::NewEnsemble { node: core.node, incarnation, bucket, epoch },
-        Move::Leader(_, to) => Proposal::HandOver { node: core.node, incarnation, bucket, epoch, to },
+        Move::Leader(_, to) => {
+            Proposal::HandOver { node: core.node, incarnation, bucket, epoch, to, reason: HandOverReason::Balance }
+        }
     });
     let shown =
         watch.wait_for(|map| map.as_ref().and_then(|map| map.bucket(bucket)).is_none_or(|bucket| bucket.epoch > epoch));

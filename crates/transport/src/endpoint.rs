@@ -104,6 +104,8 @@ pub struct Endpoint {
     control: VecDeque<(SocketAddr, Bytes)>,
     budget: Budget,
     events: VecDeque<Event>,
+    /// Peers that were waited for in vain, since the last look.
+    given_up: BTreeSet<SocketAddr>,
     resets: (Instant, u32),
     sessions_made: u64,
     stats: Stats,
@@ -124,6 +126,7 @@ impl Endpoint {
             control: VecDeque::new(),
             budget: Budget::new(options.assembly_bytes_max),
             events: VecDeque::new(),
+            given_up: BTreeSet::new(),
             resets: (Instant::ZERO, 0),
             sessions_made: 0,
             stats: Stats::default(),
@@ -235,6 +238,11 @@ impl Endpoint {
         }
     }
 
+    /// Peers that gave no answer for so long that they were given up since the last look.
+    pub fn take_given_up(&mut self) -> BTreeSet<SocketAddr> {
+        std::mem::take(&mut self.given_up)
+    }
+
     /// When to call [`Self::handle_timeout`] at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
@@ -248,6 +256,7 @@ impl Endpoint {
             self.timers.pop_first();
             let Some(Some(slot)) = self.slots.get_mut(index as usize) else { continue };
             slot.session.timer = None;
+            let peer = slot.session.peer;
             let life = match &mut slot.opening {
                 None => slot.session.handle_timeout(now, &self.options),
                 Some(opening) if opening.next > now => Life::Alive,
@@ -257,15 +266,17 @@ impl Endpoint {
                     opening.next = now + hello_after(&self.options, opening.tries);
                     // A cookie that has aged, or is another process's, is answered by a new one.
                     let hello = packet::whole(Kind::Hello, 0, u64::from(opening.tries), &opening.hello);
-                    let to = slot.session.peer;
-                    self.push_control(to, hello);
+                    self.push_control(peer, hello);
                     Life::Alive
                 }
             };
             match life {
                 Life::Alive => self.touch(now, index),
                 Life::Expired => self.close(now, index, CallError::SessionLost),
-                Life::Unreachable => self.close(now, index, CallError::Unreachable),
+                Life::Unreachable => {
+                    self.given_up.insert(peer);
+                    self.close(now, index, CallError::Unreachable);
+                }
             }
         }
     }

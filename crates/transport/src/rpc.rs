@@ -51,7 +51,11 @@ pub trait Network {
     fn set_addresses(&self, map: &Map);
 
     /// Has `tell` hear of cores at whose address nobody listens any more. Networks that can't know tell nothing.
-    fn watch_refusals(&self, _tell: TellRefusal) {}
+    fn watch_refusals(&self, _tell: TellCore) {}
+
+    /// Has `tell` hear of cores that gave no answer for so long that they were given up. Networks that can't know tell
+    /// nothing.
+    fn watch_silence(&self, _tell: TellCore) {}
 }
 
 impl dyn Network {
@@ -85,8 +89,8 @@ pub fn flatten<E>(outcome: Result<Result<Response, CallError>, E>) -> Result<Res
     outcome.unwrap_or(Err(CallError::SessionLost))
 }
 
-/// Hears of cores at whose address nobody listens.
-pub type TellRefusal = Rc<dyn Fn(CoreId)>;
+/// Hears of cores that something is wrong with.
+pub type TellCore = Rc<dyn Fn(CoreId)>;
 
 /// Answers the requests of one service.
 pub type Handler = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Response>>>>;

@@ -10,8 +10,9 @@ pub enum ManagerRequest {
     Raft { cluster: Uuid, from: NodeId },
     /// Work for the managers' leader.
     Propose { cluster: Uuid, proposal: Proposal },
-    /// A node tells the managers' leader that it lives. Answered with `Ok` or `NotLeader`.
-    Alive { cluster: Uuid, node: NodeId, incarnation: Incarnation },
+    /// A node tells the managers' leader that it lives, and whether it lately heard an answer: a node that talks and hears
+    /// nobody is none that works. Answered with `Ok` or `NotLeader`.
+    Alive { cluster: Uuid, node: NodeId, incarnation: Incarnation, hears: bool },
     /// This life of a node has ended: its supervisor saw it, or nobody listens at its address any more. Every manager may be
     /// told. Answered at once with `Ok`.
     Died { cluster: Uuid, node: NodeId, incarnation: Incarnation },
@@ -21,6 +22,15 @@ pub enum ManagerRequest {
     Probe { cluster: Uuid },
     /// A manager lost what it had promised to remember: it asks for a new vote. Answered with `Rejoin`.
     Rejoin { cluster: Uuid, node: NodeId },
+}
+
+/// Why a bucket is to be led elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandOverReason {
+    /// The other leads fewer: only as far as the balance gets better.
+    Balance,
+    /// The leader can't reach nodes that the managers reach.
+    Reach,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,13 +47,14 @@ pub enum Proposal {
         incarnation: Incarnation,
         buckets: Vec<BucketId>,
     },
-    /// The leader of an epoch gives its bucket to another core. It has written a checkpoint, and serves until it is so.
+    /// The leader of an epoch gives its bucket to another core, and serves until it is so.
     HandOver {
         node: NodeId,
         incarnation: Incarnation,
         bucket: BucketId,
         epoch: Epoch,
         to: CoreId,
+        reason: HandOverReason,
     },
     /// The leader of an epoch asks for a better ensemble for its bucket's journal.
     NewEnsemble {

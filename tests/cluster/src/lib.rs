@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod cut;
 pub mod fsync;
 pub mod layout;
 pub mod load;

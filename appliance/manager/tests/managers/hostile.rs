@@ -39,7 +39,7 @@ fn another_cluster_is_told_so() {
     for request in [
         ManagerRequest::Raft { cluster: Uuid(1), from: NodeId(2) },
         ManagerRequest::Rejoin { cluster: Uuid(1), node: NodeId(2) },
-        ManagerRequest::Alive { cluster: Uuid(1), node: NodeId(2), incarnation: Default::default() },
+        ManagerRequest::Alive { cluster: Uuid(1), node: NodeId(2), incarnation: Default::default(), hears: true },
     ] {
         let head = send(&cluster, Service::Manager, encode(&request), bytes::Bytes::new());
         assert!(matches!(decode(&head), Ok(ManagerReply::Refused(_))));

@@ -3,7 +3,7 @@
 //! Everything happens in [`Poller::poll`], once per turn of the core's loop: what arrived is taken in and handed on, what tasks
 //! asked for since is sent in as few system calls as possible. Calls and responses only queue.
 
-use super::{CallError, Handler, Network, Request, Response, TellRefusal, fits};
+use super::{CallError, Handler, Network, Request, Response, TellCore, fits};
 use crate::endpoint::{CallId, Endpoint, Event, Refusal, RequestId, Stats, Transmit};
 use crate::options::EndpointOptions;
 use bytes::Bytes;
@@ -59,7 +59,8 @@ pub struct Rpc {
     addresses: RefCell<Addresses>,
     inner: RefCell<Inner>,
     running: Rc<Running>,
-    refusals: RefCell<Option<TellRefusal>>,
+    refusals: RefCell<Option<TellCore>>,
+    silence: RefCell<Option<TellCore>>,
     this: Weak<Rpc>,
 }
 
@@ -161,6 +162,7 @@ impl Rpc {
             inner: RefCell::new(inner),
             running: Rc::new(running),
             refusals: RefCell::default(),
+            silence: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -179,8 +181,8 @@ impl Rpc {
             inner.deadlines.clear();
             std::mem::take(&mut inner.calls)
         };
-        let refusals = self.refusals.borrow_mut().take();
-        drop((handlers, calls, refusals));
+        let (refusals, silence) = (self.refusals.borrow_mut().take(), self.silence.borrow_mut().take());
+        drop((handlers, calls, refusals, silence));
     }
 
     /// Where this network listens.
@@ -295,21 +297,26 @@ impl Rpc {
         self.inner.borrow_mut().endpoint.refuse(now, id, refusal);
     }
 
+    /// Tells whoever watches of the core at this address.
+    fn tell(&self, watcher: &RefCell<Option<TellCore>>, address: SocketAddr) {
+        let core = self.addresses.borrow().core_at.get(&address).copied();
+        let tell = watcher.borrow().clone();
+        if let (Some(core), Some(tell)) = (core, tell) {
+            tell(core);
+        }
+    }
+
     fn poll(&self, now: Instant) -> usize {
-        let (mut work, refused, overdue) = {
+        let (mut work, refused, silent, overdue) = {
             let mut inner = self.inner.borrow_mut();
             let (arrived, refused) = inner.receive(now);
             inner.endpoint.handle_timeout(now);
+            let silent = inner.endpoint.take_given_up();
             inner.sweep(now);
-            (arrived, refused, inner.take_overdue(now))
+            (arrived, refused, silent, inner.take_overdue(now))
         };
-        for address in refused {
-            let core = self.addresses.borrow().core_at.get(&address).copied();
-            let tell = self.refusals.borrow().clone();
-            if let (Some(core), Some(tell)) = (core, tell) {
-                tell(core);
-            }
-        }
+        refused.into_iter().for_each(|address| self.tell(&self.refusals, address));
+        silent.into_iter().for_each(|address| self.tell(&self.silence, address));
         work += overdue.len();
         for caller in overdue {
             caller.completer.complete(Err(CallError::Timeout));
@@ -515,8 +522,13 @@ impl Network for Rpc {
         *self.addresses.borrow_mut() = addresses;
     }
 
-    fn watch_refusals(&self, tell: TellRefusal) {
+    fn watch_refusals(&self, tell: TellCore) {
         let before = self.refusals.borrow_mut().replace(tell);
+        drop(before);
+    }
+
+    fn watch_silence(&self, tell: TellCore) {
+        let before = self.silence.borrow_mut().replace(tell);
         drop(before);
     }
 }
