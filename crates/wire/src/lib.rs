@@ -18,6 +18,8 @@ pub mod map;
 mod mutant;
 
 pub use ids::*;
+#[cfg(weft_mutants)]
+pub use mutant::break_rule;
 pub use mutant::mutant;
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -49,6 +49,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    #[cfg(weft_mutants)]
+    weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     let arguments = Arguments::parse();
     if arguments.runs != 1 || arguments.budget.is_some() || arguments.seeds.is_some() || arguments.sum.is_some() {
         let many = Many {
