@@ -14,6 +14,8 @@ struct Tool {
 
 const UMOUNT: Tool = Tool { program: "umount", package: "mount" };
 const MODPROBE: Tool = Tool { program: "modprobe", package: "kmod" };
+/// What tests cut nodes off with.
+const NETWORK: [Tool; 2] = [Tool { program: "ip", package: "iproute2" }, Tool { program: "nft", package: "nftables" }];
 
 /// Installs and loads what is missing. What can't be had is left to the checks, which say what it is for.
 pub fn prepare(say: impl Fn(&str)) -> Result<()> {
@@ -33,6 +35,12 @@ pub fn prepare(say: impl Fn(&str)) -> Result<()> {
         let _ = as_root("modprobe").arg("fuse").stdin(Stdio::null()).status();
     }
     Ok(())
+}
+
+/// What tests of whole clusters need beyond that.
+pub fn prepare_tests() -> Result<()> {
+    let missing: Vec<&str> = NETWORK.iter().filter(|tool| !tool.is_there()).map(|tool| tool.package).collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
 impl Tool {

@@ -3,6 +3,7 @@
 //! All stages run even when one fails, so that one run tells everything. Only the build is a condition for what
 //! comes after it. Everything is built in profile `ci`, once.
 
+use crate::machine;
 use crate::stage::{self, Ended};
 use crate::tree;
 use anyhow::{Context, Result};
@@ -195,6 +196,9 @@ impl Stage {
             // A count that an earlier run left says nothing about this one.
             let _ = std::fs::remove_file(&posix);
             command.arg("--count").arg(&posix).args((!long).then_some("--quick"));
+        }
+        if self == Stage::Cluster {
+            machine::prepare_tests()?;
         }
         let documentation = tree::target()?.join("doc-tests.txt");
         if self == Stage::Doc {
