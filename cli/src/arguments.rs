@@ -47,7 +47,7 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make a cluster
+    /// Make a cluster, and set what holds for all of it
     #[command(subcommand)]
     Cluster(ClusterVerb),
     /// Show how the cluster is; exits with 0 if healthy, 1 if not, 2 if that can't be told
@@ -64,7 +64,10 @@ pub enum Verb {
     /// Create, list, delete and check filesystems
     #[command(subcommand)]
     Fs(FsVerb),
-    /// List drives, and look at what is on them
+    /// Add, drain and remove nodes
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// List, add, drain and remove drives, and look at what is on them
     #[command(subcommand)]
     Drive(DriveVerb),
     /// Mount a filesystem
@@ -79,6 +82,64 @@ pub enum Verb {
 pub enum ClusterVerb {
     /// Make one cluster of nodes that are in none. Their drives are formatted
     Create(Create),
+    /// Keep the capacity of some nodes free, so that everything can be made again when they are lost
+    HotSpare {
+        /// Of how many nodes; 0 gives it back
+        nodes: u16,
+        /// Show the arithmetic, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Make a node that is in no cluster part of this one. Its drives are formatted, and get their share of the data
+    Add(AddNode),
+    /// Move everything away from a node, while it and all programs go on
+    Drain {
+        /// Its name, or nodeN
+        node: String,
+        #[command(flatten)]
+        drain: DrainHow,
+    },
+    /// Take a node that holds nothing any more out of the cluster
+    Remove {
+        /// Its name, or nodeN
+        node: String,
+        /// Show what it still holds, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AddNode {
+    /// The new node's control address, HOST:PORT; or the path of its Unix socket
+    #[arg(value_name = "ADDR")]
+    pub address: Endpoint,
+    /// It takes the place of the node of the same name, which is away and whose drives are lost
+    #[arg(long)]
+    pub replace: bool,
+    /// Show the arithmetic, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait until it serves
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub wait: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DrainHow {
+    /// Not after all: it stays, and gets its share back
+    #[arg(long)]
+    pub cancel: bool,
+    /// Show the arithmetic, and change nothing
+    #[arg(long, conflicts_with = "cancel")]
+    pub dry_run: bool,
+    /// Wait until it holds nothing any more
+    #[arg(long, conflicts_with_all = ["cancel", "dry_run"])]
+    pub wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +208,31 @@ pub enum ScrubVerb {
 pub enum DriveVerb {
     /// List the drives of all nodes
     List,
+    /// Format a blank drive that a node's configuration names, and make it part of the cluster
+    Add {
+        /// The node's name, or nodeN
+        node: String,
+        /// As its configuration names it
+        path: String,
+        /// Show the arithmetic, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Move everything away from a drive, while it and all programs go on
+    Drain {
+        /// driveN, or N
+        drive: String,
+        #[command(flatten)]
+        drain: DrainHow,
+    },
+    /// Take a drive that holds nothing any more out of the cluster
+    Remove {
+        /// driveN, or N
+        drive: String,
+        /// Show what it still holds, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what is on a drive, without writing to it
     Inspect {
         /// The file or block device
@@ -223,6 +309,7 @@ mod tests {
             (format!("{create} 4+2 --node nowhere"), "HOST:PORT"),
             ("weft fs create a --size 10GB".into(), "is no unit"),
             ("weft fs create a --size 0".into(), "leave --size out"),
+            ("weft node drain a --cancel --wait".into(), "cannot be used with"),
             ("weft status --timeout 0".into(), "1 or more"),
         ] {
             let said = parse(&line).unwrap_err();

@@ -17,17 +17,17 @@ use weft_wire::hash::Secret;
 use weft_wire::map::Map;
 
 /// Formatting the drives of a node.
-const FORM_MAX: Duration = Duration::from_secs(120);
+pub const FORM_MAX: Duration = Duration::from_secs(120);
 const OPENING_MAX: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(250);
+pub const POLL: Duration = Duration::from_millis(250);
 
 const OPENING: &str = "opening drives";
-const SERVING: &str = "serving";
+pub const SERVING: &str = "serving";
 
-struct Candidate {
-    endpoint: Endpoint,
-    description: Description,
-    status: Status,
+pub struct Candidate {
+    pub endpoint: Endpoint,
+    pub description: Description,
+    pub status: Status,
 }
 
 /// What the nodes' state asks for.
@@ -142,7 +142,7 @@ fn look(access: &Access, timeout: Duration, endpoints: &[Endpoint]) -> Result<Ve
     }
 }
 
-fn look_at(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Candidate, CallError> {
+pub fn look_at(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Candidate, CallError> {
     let deadline = Instant::now() + OPENING_MAX;
     loop {
         let status = access.status(endpoint, timeout)?;
@@ -161,7 +161,7 @@ fn look_at(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Ca
     }
 }
 
-fn describe(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Description, CallError> {
+pub fn describe(access: &Access, timeout: Duration, endpoint: &Endpoint) -> Result<Description, CallError> {
     match access.call(endpoint, Command::Describe, timeout)? {
         Answer::Description(description) => Ok(description),
         _ => Err(unexpected(endpoint)),
@@ -267,7 +267,8 @@ fn unlike(candidates: &[Candidate], arguments: &Create, map: &Map) -> Option<Str
     })
 }
 
-fn new_map(candidates: &[Candidate], arguments: &Create) -> Result<Map> {
+/// All drives must be good for something.
+pub fn check_drives(candidates: &[Candidate]) -> Result<()> {
     let mut unusable = String::new();
     for candidate in candidates {
         let Description { name, drives, .. } = &candidate.description;
@@ -278,12 +279,17 @@ fn new_map(candidates: &[Candidate], arguments: &Create) -> Result<Map> {
             }
         }
     }
-    if !unusable.is_empty() {
-        bail!(
+    match unusable.is_empty() {
+        true => Ok(()),
+        false => bail!(
             "nothing was changed: these drives can't be used:{unusable}\n\
              Empty or replace them, or take them out of the node's configuration, restart weftd there, and run this again"
-        );
+        ),
     }
+}
+
+fn new_map(candidates: &[Candidate], arguments: &Create) -> Result<Map> {
+    check_drives(candidates)?;
     let random = |what| random().with_context(|| format!("no random {what} for the cluster"));
     let request = FormRequest {
         cluster: Uuid(u128::from_le_bytes(random("id")?)),
@@ -296,7 +302,7 @@ fn new_map(candidates: &[Candidate], arguments: &Create) -> Result<Map> {
     weft_placement::form(&request).map_err(|refusal| anyhow::anyhow!("nothing was changed: {refusal}"))
 }
 
-fn new_node(description: &Description) -> NewNode {
+pub fn new_node(description: &Description) -> NewNode {
     let drives = description.drives.iter().map(|drive| NewDrive {
         uuid: drive.uuid,
         core: drive.core,

@@ -59,7 +59,7 @@ pub fn endpoints(access: &Access, first: &Status) -> Vec<(String, Endpoint)> {
     }
 }
 
-fn is_first(first: &Status, entry: &NodeState) -> bool {
+pub fn is_first(first: &Status, entry: &NodeState) -> bool {
     first.node == Some(entry.node)
 }
 

@@ -5,7 +5,7 @@ use crate::gather::Gathered;
 use crate::overview::{IN_USE, Overview, SERVING};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::control::Status;
+use weft_wire::control::{ClusterStatus, NodeState, Status};
 
 /// Numbers of buckets that are spelled out in one line.
 const BUCKETS_SHOWN: usize = 8;
@@ -37,7 +37,7 @@ impl Health {
 }
 
 /// A known problem outweighs what could not be found out.
-pub fn judge(overview: &mut Overview, gathered: &Gathered) {
+pub fn judge(overview: &mut Overview, gathered: &Gathered, cluster: Option<&ClusterStatus>) {
     if overview.cluster.is_none() {
         let first = &gathered.first;
         overview.unknown.push(match first.phase.as_str() {
@@ -49,6 +49,9 @@ pub fn judge(overview: &mut Overview, gathered: &Gathered) {
         judge_managers(overview);
         judge_buckets(overview);
         judge_filesystems(overview);
+        if let Some(cluster) = cluster {
+            judge_map_drives(overview, cluster);
+        }
     }
     judge_drives(overview);
     overview.health = match (overview.problems.is_empty(), overview.unknown.is_empty()) {
@@ -90,13 +93,59 @@ fn judge_nodes(overview: &mut Overview, gathered: &Gathered) {
                 }
             }
         }
-        if entry.state != "up" && answered.status.is_ok() {
-            overview.problems.push(format!("{name} is {} in the map", entry.state));
-        }
+        judge_state(overview, entry, answered.status.is_ok());
     }
     if versions.len() > 1 {
         let versions: Vec<&str> = versions.into_iter().collect();
         overview.notes.push(format!("nodes run different versions: {}", versions.join(", ")));
+    }
+}
+
+/// Nodes that come or go by an operator's order are no problem.
+fn judge_state(overview: &mut Overview, entry: &NodeState, answers: bool) {
+    let (name, holds) = (&entry.name, &entry.holds);
+    match entry.state.as_str() {
+        "up" => {}
+        "draining" => {
+            let seat = if entry.manager { ", is a manager" } else { "" };
+            overview.notes.push(format!(
+                "{name} is being drained: {} shards to move, {} moving, {} journals, leads {} buckets{seat}",
+                holds.shards, holds.former, holds.journals, entry.leads
+            ));
+        }
+        "drained" => {
+            overview.notes.push(format!("{name} holds nothing any more: `weft node remove {name}`"));
+        }
+        "joining" => overview.notes.push(format!("{name} joins: it has not taken part yet")),
+        state if answers => overview.problems.push(format!("{name} is {state} in the map")),
+        _ => {}
+    }
+}
+
+fn judge_map_drives(overview: &mut Overview, cluster: &ClusterStatus) {
+    for entry in &cluster.drives {
+        let (drive, holds) = (entry.drive, &entry.holds);
+        let node = crate::gather::node_name(&cluster.nodes, entry.node);
+        let left = holds.shards + holds.former;
+        match entry.state.as_str() {
+            "failed" if left > 0 => overview.problems.push(format!(
+                "{drive} of {node} is given up: {left} shards of it are to be made again, {} of them have no place yet",
+                holds.shards
+            )),
+            "failed" => overview.notes.push(format!(
+                "{drive} of {node} is given up and holds nothing any more: `weft drive remove {drive}`, or start weftd there \
+                 again to try it once more"
+            )),
+            "draining" => overview.notes.push(format!(
+                "{drive} of {node} is being drained: {} shards to move, {} moving, {} journals",
+                holds.shards, holds.former, holds.journals
+            )),
+            "drained" => {
+                overview.notes.push(format!("{drive} of {node} holds nothing any more: `weft drive remove {drive}`"));
+            }
+            "joining" => overview.notes.push(format!("{drive} of {node} joins: it is not formatted yet")),
+            _ => {}
+        }
     }
 }
 

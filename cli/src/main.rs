@@ -7,6 +7,7 @@ mod create;
 mod events;
 mod filesystems;
 mod gather;
+mod grow;
 mod health;
 mod inspect;
 mod mount;
@@ -15,15 +16,17 @@ mod overview;
 mod pages;
 mod passes;
 mod plan;
+mod room;
 #[cfg(test)]
 mod sample;
+mod shrink;
 mod size;
 mod status;
 mod table;
 mod time;
 
 use anyhow::Result;
-use arguments::{Arguments, ClusterVerb, DriveVerb, FsVerb, Global, ScrubVerb, Verb};
+use arguments::{Arguments, ClusterVerb, DriveVerb, FsVerb, Global, NodeVerb, ScrubVerb, Verb};
 use clap::Parser;
 use connection::Access;
 use output::{Closed, Output, progress};
@@ -54,6 +57,26 @@ fn run(Arguments { global, verb }: Arguments) -> Result<u8> {
         Verb::Cluster(ClusterVerb::Create(create)) => {
             let plan = plan::PlanFile::new(create.plan.clone().unwrap_or_else(|| plan_path(&global, &create.name)));
             create::create(&mut access, output, timeout, &create, &plan)?;
+        }
+        Verb::Cluster(ClusterVerb::HotSpare { nodes, dry_run }) => {
+            room::hot_spare(&mut access, output, timeout, nodes, dry_run)?;
+        }
+        Verb::Node(NodeVerb::Add(add)) => {
+            let mut cluster = Access::new(global.endpoint(), &global.token_file());
+            grow::add_node(&mut cluster, &access, output, timeout, &add)?;
+        }
+        Verb::Node(NodeVerb::Drain { node, drain }) => shrink::drain_node(&mut access, output, timeout, &node, drain)?,
+        Verb::Node(NodeVerb::Remove { node, dry_run }) => {
+            shrink::remove_node(&mut access, output, timeout, &node, dry_run)?;
+        }
+        Verb::Drive(DriveVerb::Add { node, path, dry_run }) => {
+            grow::add_drive(&mut access, output, timeout, &node, &path, dry_run)?;
+        }
+        Verb::Drive(DriveVerb::Drain { drive, drain }) => {
+            shrink::drain_drive(&mut access, output, timeout, &drive, drain)?;
+        }
+        Verb::Drive(DriveVerb::Remove { drive, dry_run }) => {
+            shrink::remove_drive(&mut access, output, timeout, &drive, dry_run)?;
         }
         Verb::Status => return Ok(status::status(&mut access, output, timeout)?.exit_code()),
         Verb::Events { follow } => events::events(&mut access, output, timeout, follow)?,

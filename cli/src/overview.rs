@@ -4,7 +4,9 @@ use crate::gather::{Answered, Gathered, node_name};
 use crate::health::Health;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use weft_wire::control::{BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, NodeState, Status};
+use weft_wire::control::{
+    BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, Holding, NodeState, Status,
+};
 
 pub const SERVING: &str = "serving";
 pub const IN_USE: &str = "in use";
@@ -27,6 +29,9 @@ pub struct Overview {
     pub clients: usize,
     /// The sums over all buckets that were told of.
     pub counters: BucketStats,
+    pub moves: Option<Moves>,
+    /// So many nodes' capacity is kept free.
+    pub hot_spare: u16,
     /// About how long it takes until all is rebuilt that there is a place for, at the pace so far.
     pub rebuild_seconds_left: Option<u64>,
 }
@@ -38,6 +43,17 @@ pub struct Cluster {
     pub protection: String,
     /// The newest version of the map that any node knows.
     pub map: u64,
+}
+
+/// Shards of buckets that go to other drives.
+#[derive(Debug, Serialize)]
+pub struct Moves {
+    pub under_way: u64,
+    pub waiting: u64,
+    /// About.
+    pub bytes_left: u64,
+    /// About; nothing if nothing is copied just now.
+    pub seconds_left: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,6 +80,10 @@ pub struct Node {
     pub map: Option<u64>,
     pub leads: usize,
     pub serves: usize,
+    /// Its failure domain.
+    pub domain: Option<String>,
+    /// What is on its drives, by the map.
+    pub holds: Option<Holding>,
     pub manager: bool,
     pub manager_role: Option<String>,
 }
@@ -125,12 +145,36 @@ impl Overview {
             drives: drives(&gathered.nodes),
             filesystems: newest.map(|cluster| cluster.filesystems.clone()).unwrap_or_default(),
             clients: newest.map_or(0, |cluster| cluster.clients),
+            moves: newest.and_then(|cluster| moves(cluster, &gathered.nodes, &counters)),
+            hot_spare: newest.map_or(0, |cluster| cluster.hot_spare),
             counters,
             rebuild_seconds_left,
         };
-        crate::health::judge(&mut overview, gathered);
+        crate::health::judge(&mut overview, gathered, newest);
         overview
     }
+}
+
+/// Shards on their way, with an estimate: the mean of what a shard takes, at the pace at which shards are made now.
+fn moves(cluster: &ClusterStatus, nodes: &[Answered], counters: &BucketStats) -> Option<Moves> {
+    let left = cluster.moves_under_way + cluster.moves_waiting;
+    if left == 0 {
+        return None;
+    }
+    let shards = cluster.buckets as u64 * cluster.protection.shards() as u64;
+    let used = |state: &DriveState| {
+        let zones = u64::from(state.zones.saturating_sub(state.zones_free));
+        (zones * state.capacity_bytes).checked_div(u64::from(state.zones)).unwrap_or(0)
+    };
+    let used: u64 = statuses(nodes).flat_map(|(_, status)| &status.drives).map(used).sum();
+    let bytes_left = (used / shards.max(1)).saturating_mul(left);
+    let pace = counters.rebuild_bytes_per_second;
+    Some(Moves {
+        under_way: cluster.moves_under_way,
+        waiting: cluster.moves_waiting,
+        bytes_left,
+        seconds_left: bytes_left.checked_div(pace),
+    })
 }
 
 /// The cluster as the node with the newest map sees it.
@@ -169,6 +213,8 @@ fn node(answered: &Answered, buckets: &Buckets) -> Node {
         map: status.and_then(|status| status.cluster.as_ref()).map(|cluster| cluster.map.0),
         leads: entry.map_or(0, |entry| entry.leads),
         serves: buckets.told.iter().filter(|bucket| bucket.node == name && bucket.state.serving).count(),
+        domain: entry.map(|entry| entry.domain.clone()),
+        holds: entry.map(|entry| entry.holds),
         manager: entry.is_some_and(|entry| entry.manager),
         manager_role: status.and_then(|status| status.manager.as_ref()).map(|manager| manager.role.clone()),
         name,

@@ -3,7 +3,7 @@
 use crate::connection::{CallError, Endpoint};
 use crate::gather::{Answered, Gathered};
 use weft_wire::control::{
-    BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, ManagerState, NodeState, Status,
+    BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, Holding, ManagerState, NodeState, Status,
 };
 use weft_wire::map::Protection;
 use weft_wire::{DriveId, Incarnation, MapVersion, NodeId, Uuid};
@@ -47,6 +47,21 @@ pub fn stats(gathered: &mut Gathered) -> impl Iterator<Item = &mut BucketStats> 
     statuses.flat_map(|status| &mut status.buckets).filter_map(|bucket| bucket.stats.as_mut())
 }
 
+/// Changes the map that all nodes tell of.
+pub fn map(gathered: &mut Gathered, change: impl Fn(&mut ClusterStatus)) {
+    let nodes = gathered.nodes.iter_mut().filter_map(|node| node.status.as_mut().ok());
+    for cluster in nodes.chain([&mut gathered.first]).filter_map(|status| status.cluster.as_mut()) {
+        change(cluster);
+    }
+    if let Some(cluster) = &gathered.first.cluster {
+        for node in &mut gathered.nodes {
+            let known =
+                cluster.nodes.iter().find(|entry| node.entry.as_ref().is_some_and(|own| own.node == entry.node));
+            node.entry = known.cloned();
+        }
+    }
+}
+
 pub fn bucket(bucket: u32) -> BucketState {
     let stats = BucketStats { commits: 10, stripes: 3, ..BucketStats::default() };
     BucketState { bucket, epoch: 2, state: "serving".into(), serving: true, stats: Some(stats) }
@@ -67,10 +82,16 @@ fn cluster() -> ClusterStatus {
                 control: ([127, 0, 0, 1], 7100 + node).into(),
                 leads: BUCKETS_EACH as usize,
                 manager: true,
+                domain: format!("node{node}"),
+                holds: Holding { shards: 6, former: 0, journals: 4 },
             })
             .collect(),
         filesystems: vec![FilesystemEntry { name: "home".into(), id: 1, state: "ready".into(), size_bytes: 10 << 30 }],
         clients: 2,
+        drives: Vec::new(),
+        moves_under_way: 0,
+        moves_waiting: 0,
+        hot_spare: 0,
     }
 }
 

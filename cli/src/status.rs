@@ -83,6 +83,21 @@ fn head(overview: &Overview, text: &mut String) {
             let (done, left) = (size::show(counters.rebuild_bytes_done), size::show(counters.rebuild_bytes_left));
             line("rebuild", &format!("{done} done, {left} left, {time}"));
         }
+        if let Some(moves) = &overview.moves {
+            let time = moves.seconds_left.map_or("no telling how long".into(), |left| format!("about {left} s"));
+            line(
+                "moves",
+                &format!(
+                    "{} shards under way, {} waiting, about {}, {time}",
+                    moves.under_way,
+                    moves.waiting,
+                    size::show(moves.bytes_left)
+                ),
+            );
+        }
+        if overview.hot_spare > 0 {
+            line("hot spare", &format!("the capacity of {} is kept free", crate::room::nodes(overview.hot_spare)));
+        }
         line(
             "counters",
             &format!(
@@ -111,7 +126,7 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 fn node_table(nodes: &[Node]) -> String {
-    let mut table = Table::new(&["NODE", "PHASE", "MAP SAYS", "BUCKETS", "MANAGER", "CONTROL"]);
+    let mut table = Table::new(&["NODE", "PHASE", "MAP SAYS", "BUCKETS", "SHARDS", "MANAGER", "DOMAIN", "CONTROL"]);
     for node in nodes {
         let manager = match (&node.manager_role, node.manager) {
             (Some(role), true) => role.clone(),
@@ -123,7 +138,9 @@ fn node_table(nodes: &[Node]) -> String {
             node.phase.clone().unwrap_or_else(|| "no answer".into()),
             or_dash(node.state.as_ref()),
             format!("{} of {}", node.serves, node.leads),
+            or_dash(node.holds.map(|holds| holds.shards)),
             manager,
+            or_dash(node.domain.as_ref()),
             node.control.clone(),
         ]);
     }
@@ -152,6 +169,7 @@ fn drive_table(drives: &[Drive]) -> String {
 mod tests {
     use super::*;
     use crate::sample;
+    use weft_wire::control::{DriveEntry, Holding};
 
     #[test]
     fn a_healthy_cluster_fits_one_screen() {
@@ -162,7 +180,7 @@ mod tests {
             "managers  3 of 3 answer, led by node1, term 4\n",
             "buckets   6 of 6 serving\n",
             "clients   2\n",
-            "node2  serving  up        2 of 2   follower  127.0.0.1:7102\n",
+            "node2  serving  up        2 of 2   6       follower  node2   127.0.0.1:7102\n",
             "drive2  node2  in use  4 GiB  25 %  1 MiB    0       node2.drive\n",
             "home        ready  10 GiB\n",
         ] {
@@ -190,6 +208,39 @@ mod tests {
         let shown = text(&Overview::new(&gathered));
         assert!(shown.contains("exposed   12 stripes lack 3 or more shards\n"), "{shown}");
         assert!(shown.contains("health    UNHEALTHY\n          - 12 stripes lack more shards"), "{shown}");
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_told_and_no_problem() {
+        let mut gathered = sample::gathered(3);
+        for stats in sample::stats(&mut gathered) {
+            stats.rebuild_bytes_per_second = 1 << 20;
+        }
+        sample::map(&mut gathered, |cluster| {
+            (cluster.moves_under_way, cluster.moves_waiting, cluster.hot_spare) = (2, 7, 1);
+            cluster.nodes[1].state = "draining".into();
+            cluster.nodes[2].state = "drained".into();
+            cluster.drives = vec![DriveEntry {
+                drive: weft_wire::DriveId(9),
+                node: weft_wire::NodeId(1),
+                state: "failed".into(),
+                holds: Holding::default(),
+            }];
+        });
+        let shown = text(&Overview::new(&gathered));
+        for part in [
+            "health    healthy\n",
+            "note      node2 is being drained: 6 shards to move, 0 moving, 4 journals, leads 2 buckets, is a manager\n",
+            "note      node3 holds nothing any more: `weft node remove node3`\n",
+            "note      drive9 of node1 is given up and holds nothing any more: `weft drive remove drive9`",
+            "moves     2 shards under way, 7 waiting, about 767.9 MiB, about 127 s\n",
+            "hot spare the capacity of 1 node is kept free\n",
+        ] {
+            assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
+        }
+        sample::map(&mut gathered, |cluster| cluster.drives[0].holds.former = 3);
+        let shown = text(&Overview::new(&gathered));
+        assert!(shown.contains("- drive9 of node1 is given up: 3 shards of it are to be made again"), "{shown}");
     }
 
     #[test]

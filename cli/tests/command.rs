@@ -49,6 +49,57 @@ fn a_cluster_is_formed_from_nothing_to_a_filesystem() {
 }
 
 #[test]
+fn nodes_come_and_go_with_their_arithmetic() {
+    let fakes = Fakes::start("grow", 7);
+    assert_eq!(fakes.create_of("weft1", 6).code, 0);
+    let seventh = fakes.nodes[6].socket.display().to_string();
+    let shown = fakes.weft(&["node", "add", &seventh, "--dry-run"]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    assert!(shown.complaints.contains("27 of 192 shards move to it"), "{shown:?}");
+    assert!(shown.complaints.contains("capacity 17.5 GiB -> 20.5 GiB"), "{shown:?}");
+    assert!(shown.out.contains("nothing was changed"), "{shown:?}");
+
+    // With six nodes none can go.
+    let no = fakes.weft(&["node", "drain", "node3"]);
+    assert_eq!(no.code, 1);
+    assert!(no.complaints.contains("only 5 failure domains"), "{no:?}");
+    let no = fakes.weft(&["cluster", "hot-spare", "1"]);
+    assert!(no.complaints.contains("at most 0 nodes can be spared"), "{no:?}");
+
+    let added = fakes.weft(&["node", "add", &seventh, "--json"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    assert_eq!(json(&added.out)["node"], 7);
+    let again = fakes.weft(&["node", "add", &seventh]);
+    assert!(again.out.contains("node7 is node7 of weft1 already"), "{again:?}");
+    let spare = fakes.weft(&["cluster", "hot-spare", "1"]);
+    assert!(spare.out.contains("the capacity of 1 node is kept free"), "{spare:?}");
+
+    let kept = fakes.weft(&["node", "remove", "node7"]);
+    assert!(kept.complaints.contains("drain it first"), "{kept:?}");
+    let drained = fakes.weft(&["node", "drain", "node3"]);
+    assert_eq!(drained.code, 0, "{drained:?}");
+    assert!(drained.complaints.contains("node3 leads 5 buckets, is a member of 32 buckets"), "{drained:?}");
+    let status = fakes.weft(&["status"]);
+    assert!(status.out.contains("node3 is being drained"), "{status:?}");
+    let kept = fakes.weft(&["node", "remove", "node3"]);
+    assert_eq!(kept.code, 1);
+    assert!(kept.complaints.contains("node3 can't be removed yet: it leads 5 buckets"), "{kept:?}");
+    let stays = fakes.weft(&["node", "drain", "node3", "--cancel"]);
+    assert!(stays.out.contains("node3 stays"), "{stays:?}");
+    let unknown = fakes.weft(&["node", "drain", "node9"]);
+    assert!(unknown.complaints.contains("has no node node9; it has node1, node2"), "{unknown:?}");
+
+    let added = fakes.weft(&["drive", "add", "node1", "node1.drive"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    let unknown = fakes.weft(&["drive", "add", "node1", "other.drive"]);
+    assert!(unknown.complaints.contains("name it in its configuration"), "{unknown:?}");
+    let last = fakes.weft(&["drive", "remove", "drive4"]);
+    assert!(last.complaints.contains("the only drive of node4"), "{last:?}");
+    let gone = fakes.weft(&["drive", "drain", "drive99"]);
+    assert!(gone.complaints.contains("has no drive99"), "{gone:?}");
+}
+
+#[test]
 fn an_interrupted_formation_goes_on() {
     let fakes = Fakes::start("resume", 6);
     fakes.nodes[4].refuse_forms(true);

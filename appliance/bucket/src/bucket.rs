@@ -13,7 +13,7 @@ use crate::planner::{Pauses, Step};
 use crate::rebuild::{RebuildProgress, Rebuilds};
 use crate::run::IndexStripe;
 use crate::stripe::{StripeRecord, StripeView};
-use crate::stripes::Stripes;
+use crate::stripes::{SetLimits, Stripes};
 use crate::tunables::Tunables;
 use crate::{BucketError, read};
 use bytes::Bytes;
@@ -402,6 +402,17 @@ impl Bucket {
     /// What the newest map says: the members of new zone sets, and how the cluster's drives are.
     pub fn set_members(&self, members: Vec<DriveId>, states: DriveStates) {
         self.0.stripes.update_drives(members, states);
+    }
+
+    /// The members of new zone sets, as the bucket was told last.
+    pub fn members(&self) -> Vec<DriveId> {
+        self.0.stripes.drives.members()
+    }
+
+    /// How many zone sets the bucket may own from now on: its share of its members' zones changes with the cluster.
+    pub fn set_zone_sets_max(&self, max: usize) {
+        let limits = self.0.stripes.limits.get();
+        self.0.stripes.limits.set(SetLimits { max, ..limits });
     }
 
     /// Stops all work. Nothing is written any more; what was acknowledged is in the journal.

@@ -44,7 +44,7 @@ impl Bucket {
         let zones = self.0.stripes.zones.borrow();
         let begun = self.0.cleaning.get().filter(|set| zones.kept(*set) > 0);
         begun.or_else(|| {
-            let short = zones.sets_len() + 1 >= self.0.stripes.limits.user();
+            let short = zones.sets_len() + 1 >= self.0.stripes.limits.get().user();
             if short { zones.emptiest(self.0.tunables.clean_share_max) } else { None }
         })
     }

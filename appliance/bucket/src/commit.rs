@@ -55,7 +55,7 @@ impl Bucket {
     pub fn space(&self) -> Space {
         let zones = self.0.stripes.zones.borrow();
         let tunables = &self.0.tunables;
-        let sets = self.0.stripes.limits.user() as u64;
+        let sets = self.0.stripes.limits.get().user() as u64;
         let set_blocks = u64::from(self.0.zone_rows) * u64::from(self.0.protection.data);
         // Merging runs takes their space a second time.
         let index = 2 * zones.index_blocks();
@@ -75,7 +75,7 @@ impl Bucket {
     async fn uncrowded(&self) -> Result<(), BucketError> {
         let mut waits = 0;
         loop {
-            let crowded = self.0.stripes.zones.borrow().sets_len() > self.0.stripes.limits.user();
+            let crowded = self.0.stripes.zones.borrow().sets_len() > self.0.stripes.limits.get().user();
             let held_full = self.0.held.borrow().resident_bytes() > self.0.tunables.held_bytes_max;
             if !crowded && !held_full {
                 return Ok(());

@@ -107,6 +107,29 @@ impl Stripes {
 }
 
 impl Bucket {
+    /// Whether nothing of the bucket is on a drive any more that is no member: no zone set names it, the records that say so
+    /// stand, and if it answers it has freed its zones.
+    pub async fn has_left(&self, drive: DriveId) -> bool {
+        // A set that is being opened may still be opened there.
+        drop(self.0.stripes.opening.lock().await);
+        let last = self.0.log.last();
+        if self.is_on(drive) || self.settled(last).await.is_err() {
+            return false;
+        }
+        if self.0.stripes.drives.is_there(drive) {
+            let unfreed = |bucket: &Self| bucket.0.stripes.unfreed.borrow().iter().any(|member| member.drive == drive);
+            if !self.free_unknown_zones_of(drive).await || unfreed(self) {
+                return false;
+            }
+        }
+        !self.is_on(drive)
+    }
+
+    fn is_on(&self, drive: DriveId) -> bool {
+        let named = |set: &crate::zone_set::ZoneSet| set.zones().any(|member| member.drive == drive);
+        self.0.stripes.drives.members().contains(&drive) || self.0.stripes.zones.borrow().sets().any(named)
+    }
+
     /// Frees zones of a drive that no record names, of earlier epochs and of this one. False: the drive doesn't answer.
     async fn free_unknown_zones_of(&self, drive: DriveId) -> bool {
         let stripes = &self.0.stripes;

@@ -88,7 +88,7 @@ impl Bucket {
     /// Whether what merging and cleaning left behind is needed now: only a new root lets it go.
     fn wants_root(&self) -> bool {
         let zones = self.0.stripes.zones.borrow();
-        !zones.retired().is_empty() && zones.sets_len() + 1 >= self.0.stripes.limits.user()
+        !zones.retired().is_empty() && zones.sets_len() + 1 >= self.0.stripes.limits.get().user()
     }
 
     /// The most urgent step that isn't paused.

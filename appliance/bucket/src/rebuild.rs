@@ -326,7 +326,10 @@ impl Bucket {
     /// The record that says where the shards are; when it stands, the old zones are free.
     async fn end_rebuild(&self, rebuild: Rebuild) -> Result<(), BucketError> {
         let set = self.0.stripes.zones.borrow().set(rebuild.set).cloned();
-        let Some(set) = set else {
+        // Nothing is put where it should not be: who stopped being a member meanwhile may be gone in a moment.
+        let members = self.0.stripes.drives.members();
+        let fits = rebuild.targets.iter().all(|target| members.contains(&target.member.drive));
+        let Some(set) = set.filter(|_| fits) else {
             self.abandon(rebuild);
             return Ok(());
         };

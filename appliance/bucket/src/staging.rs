@@ -22,7 +22,7 @@ impl Stripes {
     /// cut to fit, so that cleaning always gains what was free.
     pub fn fitting_blocks(&self, kind: Kind) -> u32 {
         let zones = self.zones.borrow();
-        let left = zones.rows_left(kind, zones.sets_len() >= self.limits.user());
+        let left = zones.rows_left(kind, zones.sets_len() >= self.limits.get().user());
         let rows = if left == 0 { STRIPE_ROWS_MAX } else { left.min(STRIPE_ROWS_MAX) };
         rows * u32::from(self.protection.data)
     }
@@ -120,16 +120,16 @@ impl Stripes {
         }
         let sets = self.zones.borrow().sets_len();
         let opened = match purse {
-            Purse::User if sets >= self.limits.user() => Err(BucketError::NoSpace),
+            Purse::User if sets >= self.limits.get().user() => Err(BucketError::NoSpace),
             Purse::User => self.open_set(kind).await,
             Purse::Planner => {
                 // Close to the limit kinds share what is open, so that the last sets are not spent on half-empty ones.
-                if sets >= self.limits.user()
+                if sets >= self.limits.get().user()
                     && let Some(placed) = self.allocate_anywhere(rows)
                 {
                     return Ok(placed);
                 }
-                if sets >= self.limits.borrowed() { Err(BucketError::NoSpace) } else { self.open_set(kind).await }
+                if sets >= self.limits.get().borrowed() { Err(BucketError::NoSpace) } else { self.open_set(kind).await }
             }
         };
         match opened {

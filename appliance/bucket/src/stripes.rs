@@ -70,7 +70,7 @@ pub struct Stripes {
     pub protection: Protection,
     pub epoch: Epoch,
     pub zones: Rc<RefCell<ZoneTable>>,
-    pub limits: SetLimits,
+    pub limits: Cell<SetLimits>,
     pub stats: StripeStats,
     /// Stripes with a wrong or unreadable block, data or parity: to be moved.
     pub damaged: RefCell<BTreeSet<StripeId>>,
@@ -111,7 +111,7 @@ impl Stripes {
             protection,
             epoch,
             zones: Rc::new(RefCell::new(ZoneTable::new(protection.data))),
-            limits,
+            limits: Cell::new(limits),
             stats: StripeStats::default(),
             damaged: RefCell::default(),
             lost: RefCell::default(),

@@ -218,7 +218,8 @@ impl Consensus {
             | MessageType::MsgRequestVote
             | MessageType::MsgRequestVoteResponse
             | MessageType::MsgRequestPreVote
-            | MessageType::MsgRequestPreVoteResponse => Ok(()),
+            | MessageType::MsgRequestPreVoteResponse
+            | MessageType::MsgTimeoutNow => Ok(()),
             _ => Err("managers don't send such"),
         }
     }
@@ -248,12 +249,23 @@ impl Consensus {
         self.log.applied().members
     }
 
-    /// One step towards one voter for each node: earlier lives of nodes go, listeners that have caught up vote. Returns whether there was one to take.
-    pub fn tend_members(&mut self) -> bool {
+    /// Whether this voter was taken out of the consensus.
+    pub fn is_dismissed(&self) -> bool {
+        let members = self.members();
+        !members.voters.is_empty() && !members.ids().any(|voter| voter == self.voter())
+    }
+
+    /// One step towards one voter for each of `managers`: earlier lives of nodes go, listeners that have caught up vote, and when all managers do, those go
+    /// that the map no longer names. Returns whether there was one to take.
+    pub fn tend_members(&mut self, managers: &[NodeId]) -> bool {
         let members = self.members();
         let newest = |voter: u64| members.ids().all(|other| node_of(other) != node_of(voter) || other <= voter);
         if let Some(old) = members.ids().find(|voter| !newest(*voter)) {
             return self.change_member(ConfChangeType::RemoveNode, old).is_ok();
+        }
+        let named = |voter: &u64| managers.contains(&node_of(*voter));
+        if let Some(dropped) = members.learners.iter().copied().find(|voter| !named(voter)) {
+            return self.change_member(ConfChangeType::RemoveNode, dropped).is_ok();
         }
         let committed = self.raw.raft.raft_log.committed;
         let caught_up = members.learners.iter().copied().find(|voter| {
@@ -263,7 +275,30 @@ impl Consensus {
                 .get(*voter)
                 .is_some_and(|progress| progress.recent_active && progress.matched >= committed)
         });
-        caught_up.is_some_and(|voter| self.change_member(ConfChangeType::AddNode, voter).is_ok())
+        if let Some(voter) = caught_up {
+            return self.change_member(ConfChangeType::AddNode, voter).is_ok();
+        }
+        if !self.all_vote(managers) {
+            return false;
+        }
+        match members.voters.iter().copied().find(|voter| !named(voter)) {
+            // Another one leads first.
+            Some(own) if own == self.voter() => {
+                let matched = |voter: &u64| self.raw.raft.prs().get(*voter).map_or(0, |progress| progress.matched);
+                if let Some(next) = members.voters.iter().copied().filter(named).max_by_key(matched) {
+                    self.raw.transfer_leader(next);
+                }
+                false
+            }
+            Some(dropped) => self.change_member(ConfChangeType::RemoveNode, dropped).is_ok(),
+            None => false,
+        }
+    }
+
+    /// Whether each of `managers` has a vote.
+    pub fn all_vote(&self, managers: &[NodeId]) -> bool {
+        let voters = self.members().voters;
+        managers.iter().all(|manager| voters.iter().any(|voter| node_of(*voter) == *manager))
     }
 
     fn change_member(&mut self, kind: ConfChangeType, voter: u64) -> Result<Applied, NotProposed> {

@@ -117,6 +117,12 @@ fn recall(
             false => Memory::None,
         };
     };
+    if record.copies.is_empty() && !newest.map.managers.contains(&newest.node) {
+        return Memory::None;
+    }
+    if record.copies.is_empty() {
+        return lost("this node gave its vote back".into());
+    }
     if record.cluster != newest.map.cluster || record.node != newest.node {
         return lost("this manager's vote and log are of another node".into());
     }
@@ -209,6 +215,16 @@ impl Copies {
             if self.record.copies.is_empty() {
                 return Err(AllLost);
             }
+        }
+    }
+
+    /// This voter votes never again, and the drives remember that. If none of them takes it, that is found out once more.
+    pub async fn resign(mut self) {
+        self.record.generation += 1;
+        self.record.copies.clear();
+        self.record.entries.clear();
+        for (drive, error) in failures(&self.store, &self.store.drives(), Slot::Raft, &seal(&self.record)).await {
+            tracing::warn!(%drive, %error, "a drive still remembers a vote that was given back");
         }
     }
 

@@ -42,6 +42,24 @@ pub fn decide(map: &Map, proposal: &Proposal) -> Decision {
             led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| tail_copied(map, *bucket, old))
         }
         Proposal::DriveFailed { node, incarnation, drive } => drive_failed(map, *node, *incarnation, *drive),
+        Proposal::Moved { node, incarnation, bucket, epoch, layout, drives } => {
+            led(map, *node, *incarnation, *bucket, *epoch).map_or_else(refused, |old| match old.layout == *layout {
+                true => placed(Ok(weft_placement::moved(map, *bucket, drives))),
+                false => refused(format!("{bucket} has other members by now")),
+            })
+        }
+        Proposal::AddNode { new, replace } => placed(weft_placement::add_node(map, new, *replace)),
+        Proposal::AddDrive { node, incarnation, drive } => match lives_as(map, *node, *incarnation) {
+            Ok(()) => placed(weft_placement::add_drive(map, *node, drive)),
+            Err(reason) => refused(reason),
+        },
+        Proposal::DriveReady { node, incarnation, drive } => match owns(map, *node, *incarnation, *drive) {
+            Ok(()) => placed(weft_placement::drive_ready(map, *drive)),
+            Err(reason) => refused(reason),
+        },
+        Proposal::SetPurpose { part, purpose } => placed(weft_placement::set_purpose(map, *part, *purpose)),
+        Proposal::Remove { part } => placed(weft_placement::remove(map, *part).map(Some)),
+        Proposal::HotSpare { nodes } => placed(weft_placement::hot_spare(map, *nodes)),
         Proposal::CreateFilesystem { name, size_bytes } => create_filesystem(map, name, *size_bytes),
         Proposal::FilesystemReady { fs } => filesystem_ready(map, *fs),
         Proposal::DeleteFilesystem { name } => delete_filesystem(map, name),
@@ -87,6 +105,30 @@ fn refused(text: impl Into<String>) -> Decision {
     Decision::Refused(text.into())
 }
 
+/// What placement makes of an order.
+fn placed(placed: Result<Option<Delta>, weft_placement::Refusal>) -> Decision {
+    match placed {
+        Ok(Some(delta)) => Decision::Change(delta, Outcome::default()),
+        Ok(None) => Decision::Nothing(Outcome::default()),
+        Err(refusal) => refused(refusal.to_string()),
+    }
+}
+
+fn lives_as(map: &Map, id: NodeId, incarnation: Incarnation) -> Result<(), String> {
+    match map.nodes.get(&id).is_some_and(|node| node.incarnation == incarnation) {
+        true => Ok(()),
+        false => Err(format!("{id} does not live as {incarnation}")),
+    }
+}
+
+fn owns(map: &Map, id: NodeId, incarnation: Incarnation, drive: DriveId) -> Result<(), String> {
+    lives_as(map, id, incarnation)?;
+    match map.drives.get(&drive).is_some_and(|drive| drive.node == id) {
+        true => Ok(()),
+        false => Err(format!("{drive} is not of {id}")),
+    }
+}
+
 fn node_started(map: &Map, id: NodeId, cores: &[std::net::SocketAddr], control: std::net::SocketAddr) -> Decision {
     let Some(node) = map.nodes.get(&id) else {
         return refused(format!("cluster {} has no {id}; add the node first", map.name));
@@ -114,14 +156,14 @@ fn node_started(map: &Map, id: NodeId, cores: &[std::net::SocketAddr], control: 
     }
     let incarnation = Incarnation(node.incarnation.0 + 1);
     let state = match node.state {
-        State::Away | State::Failed => State::Up,
-        state => state,
+        State::Away | State::Failed | State::Joining => node.purpose.present(),
+        State::Up | State::Draining => node.state,
     };
     let started = Node { cores: cores.to_vec(), control, incarnation, state, ..node.clone() };
     let mut changes = vec![Change::Node(started)];
     // A start is a new try for drives that had failed.
     let failed = map.drives.values().filter(|drive| drive.node == id && drive.state == State::Failed);
-    changes.extend(failed.map(|drive| Change::Drive(Drive { state: State::Up, ..drive.clone() })));
+    changes.extend(failed.map(|drive| Change::Drive(Drive { state: drive.purpose.present(), ..drive.clone() })));
     let led = |bucket: &Bucket| bucket.leader.node == id;
     changes
         .extend(buckets(map).filter(|(_, bucket)| led(bucket)).map(|(id, bucket)| next_epoch(id, bucket, incarnation)));
@@ -146,9 +188,8 @@ fn new_epochs(map: &Map, id: NodeId, incarnation: Incarnation, wanted: &[BucketI
 }
 
 fn drive_failed(map: &Map, id: NodeId, incarnation: Incarnation, drive: DriveId) -> Decision {
-    let lives = map.nodes.get(&id).is_some_and(|node| node.incarnation == incarnation);
-    if !lives || map.drives.get(&drive).is_none_or(|drive| drive.node != id) {
-        return refused(format!("{drive} is not of {id} as {incarnation}"));
+    if let Err(reason) = owns(map, id, incarnation, drive) {
+        return refused(reason);
     }
     let survivors = |bucket: &&Bucket| {
         bucket.members.iter().filter(|member| **member != drive && weft_placement::lives(map, **member)).count()

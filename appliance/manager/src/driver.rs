@@ -5,16 +5,19 @@ use crate::consensus::{Applied, Consensus, Work};
 use crate::copies::{AllLost, Copies};
 use crate::decide::{self, Decision, Outcome};
 use crate::records::{MapRecord, node_of, voter};
+use crate::seat::find_out;
 use crate::shared::{Input, Shared};
 use raft::StateRole;
 use std::rc::Rc;
 use weft_reactor::Instant;
 use weft_reactor::sync::Completer;
 use weft_wire::manager::ManagerReply;
-use weft_wire::map::{Change, Delta, Map, State};
+use weft_wire::map::{Change, Delta, Map, Purpose, State};
 use weft_wire::{MapVersion, NodeId};
 
 const PHASES: u32 = 9;
+/// Ticks without a leader after which a manager asks whether it still is one.
+const ORPHAN_TICKS: u32 = 30;
 
 pub(crate) struct Driver {
     shared: Rc<Shared>,
@@ -26,8 +29,25 @@ pub(crate) struct Driver {
     due: bool,
     /// Up to here the map has been looked at for what can't wait.
     looked_at: MapVersion,
+    /// Up to here the map has been looked at for what should move.
+    moved_at: MapVersion,
     /// The leader is known to have died so many ticks ago, and there is no other yet.
     orphaned: Option<usize>,
+    /// Ticks since a leader was heard of.
+    leaderless: u32,
+    /// The leader said so.
+    dismissed: bool,
+    /// The nodes' states as last seen, and since when they are so.
+    calm: (Vec<State>, Instant),
+}
+
+/// Why a manager's part in the consensus ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Every copy of what it must not forget failed.
+    AllLost,
+    /// Others vote in its place.
+    Dismissed,
 }
 
 /// The one change that waits to be committed.
@@ -40,20 +60,25 @@ struct InFlight {
 
 impl Driver {
     pub fn new(shared: Rc<Shared>, consensus: Consensus, copies: Copies) -> Self {
+        let calm = (Vec::new(), shared.handle.now());
         Self {
             shared,
+            leaderless: 0,
+            dismissed: false,
+            calm,
             consensus,
             copies,
             in_flight: None,
             led: false,
             due: false,
             looked_at: MapVersion(0),
+            moved_at: MapVersion(0),
             orphaned: None,
         }
     }
 
-    /// Runs until the last copy of the consensus' state is lost.
-    pub async fn run(mut self) -> AllLost {
+    /// Runs until the last copy of the consensus' state is lost, or others vote instead.
+    pub async fn run(mut self) -> End {
         self.show();
         // Managers that started together tick apart, so that one of them has won an election before the next stands for it.
         let phase = u32::from(node_of(self.consensus.voter()).0) % PHASES;
@@ -69,18 +94,22 @@ impl Driver {
                 next_tick = now + self.shared.tunables.tick;
                 self.consensus.tick();
                 self.stand_in();
+                self.look_for_leader();
                 self.due = true;
             }
-            if let Err(lost) = self.work().await {
-                return self.give_up(lost);
+            if self.work().await.is_err() {
+                return self.give_up(End::AllLost).await;
+            }
+            if self.dismissed || self.consensus.is_dismissed() {
+                return self.give_up(End::Dismissed).await;
             }
             self.due |= self.shared.tend_now.take() || self.consensus.is_leader() != self.led;
             if self.due {
                 self.due = !self.tend();
             }
             self.decide();
-            if let Err(lost) = self.work().await {
-                return self.give_up(lost);
+            if self.work().await.is_err() {
+                return self.give_up(End::AllLost).await;
             }
             if !self.has_more() {
                 // Either way there is something to look at.
@@ -106,6 +135,11 @@ impl Driver {
                     self.stand_in();
                 }
             }
+            Input::Dismissed(voter) => self.dismissed |= voter == self.consensus.voter(),
+            Input::HasVote(voter, answer) => answer.complete(match self.consensus.is_settled() {
+                true => ManagerReply::Vote { has: self.consensus.members().ids().any(|other| other == voter) },
+                false => ManagerReply::NoQuorum,
+            }),
             Input::Rejoin(node, answer) => {
                 let is_manager = self.shared.map().is_some_and(|map| map.managers.contains(&node));
                 if !is_manager {
@@ -114,8 +148,10 @@ impl Driver {
                 if self.in_flight.is_some() || !self.consensus.is_settled() {
                     return answer.complete(ManagerReply::NoQuorum);
                 }
+                // No voter's id comes twice: the log is longer each time, also when the node had no vote for a while.
+                let by_log = voter(node, u32::try_from(self.consensus.log().applied().index).unwrap_or(u32::MAX));
                 let lives = self.consensus.members().ids().filter(|voter| node_of(*voter) == node).max();
-                let next = lives.map_or(voter(node, 1), |newest| newest + 1);
+                let next = lives.map_or(by_log, |newest| by_log.max(newest + 1));
                 match self.consensus.admit(next) {
                     Ok(at) => {
                         let until = self.shared.handle.now() + self.shared.tunables.commit_wait;
@@ -125,6 +161,17 @@ impl Driver {
                     Err(_) => answer.complete(ManagerReply::NoQuorum),
                 }
             }
+        }
+    }
+
+    /// A manager that was replaced while it could not be reached hears of no leader: it asks now and then whether it still has
+    /// a vote.
+    fn look_for_leader(&mut self) {
+        self.leaderless = if self.consensus.leader().is_some() { 0 } else { self.leaderless + 1 };
+        if self.leaderless >= ORPHAN_TICKS {
+            self.leaderless = 0;
+            let look = find_out(self.shared.clone(), self.consensus.voter());
+            self.shared.handle.spawn("look for a leader", look).detach();
         }
     }
 
@@ -177,7 +224,7 @@ impl Driver {
         let mut health = self.shared.health.borrow_mut();
         for change in deltas.iter().flat_map(|delta| &delta.changes) {
             if let Change::Node(node) = change
-                && node.state == State::Up
+                && matches!(node.state, State::Up | State::Draining)
             {
                 health.hear(node.id, now, &self.shared.tunables);
             }
@@ -306,9 +353,48 @@ impl Driver {
                     self.in_flight = Some(InFlight { at, until, answer: None });
                 }
             }
-            None => drop(self.consensus.tend_members()),
+            None => self.tend_slowly(&map, now),
         }
         true
+    }
+
+    /// What can wait until nothing presses: who votes, and where shards go.
+    fn tend_slowly(&mut self, map: &Map, now: Instant) {
+        if self.consensus.tend_members(&map.managers) {
+            return;
+        }
+        let states: Vec<State> = map.nodes.values().map(|node| node.state).collect();
+        if self.calm.0 != states {
+            self.calm = (states, now);
+        }
+        let is_calm = now.since(self.calm.1) >= self.shared.tunables.move_after && !self.calm.0.contains(&State::Away);
+        // One at a time: whoever is to vote and can does so first.
+        let awaited: Vec<NodeId> = map
+            .managers
+            .iter()
+            .filter(|id| {
+                map.nodes.get(id).is_some_and(|node| node.state != State::Failed && node.purpose == Purpose::Serve)
+            })
+            .copied()
+            .collect();
+        let managers = self.consensus.all_vote(&awaited).then(|| weft_placement::next_managers(map)).flatten();
+        let delta = match managers {
+            Some(managers) => {
+                tracing::info!(?managers, "other managers");
+                Some(Delta { version: MapVersion(map.version.0 + 1), changes: vec![Change::Managers(managers)] })
+            }
+            None if is_calm && self.moved_at < map.version => {
+                self.moved_at = map.version;
+                weft_placement::next_moves(map)
+            }
+            None => None,
+        };
+        if let Some(delta) = delta
+            && let Ok(at) = self.consensus.propose(&delta)
+        {
+            let until = now + self.shared.tunables.commit_wait;
+            self.in_flight = Some(InFlight { at, until, answer: None });
+        }
     }
 
     fn ask(&self, node: NodeId) {
@@ -340,13 +426,16 @@ impl Driver {
         }
     }
 
-    fn give_up(self, lost: AllLost) -> AllLost {
+    async fn give_up(self, end: End) -> End {
         self.shared.role.set(Role::None);
         self.shared.set_leader(None);
         self.shared.copies.borrow_mut().clear();
         self.shared.inbox.borrow_mut().clear();
         self.shared.proposals.borrow_mut().clear();
-        lost
+        if end == End::Dismissed {
+            self.copies.resign().await;
+        }
+        end
     }
 }
 

@@ -140,7 +140,7 @@ impl Health {
             let wanted = match node.state {
                 State::Up | State::Draining => silent || vitals.suspected,
                 // It says so itself when it lives.
-                State::Away | State::Failed => false,
+                State::Away | State::Failed | State::Joining => false,
             };
             if wanted {
                 (vitals.asking, vitals.asked, vitals.suspected) = (true, now, false);
@@ -191,7 +191,7 @@ impl Health {
                 && silence <= tunables.alive_every * 2
                 && now.since(vitals.steady_from) >= tunables.back_after;
             match node.state {
-                State::Up => {
+                State::Up | State::Draining => {
                     vitals.away_from = None;
                     // Whoever is heard for so long was declared dead by mistake.
                     if (dead && !steady) || silence >= tunables.away_after {
@@ -200,7 +200,7 @@ impl Health {
                 }
                 State::Away | State::Failed if steady => {
                     self.dead.remove(&node.id);
-                    changed.insert(node.id, State::Up);
+                    changed.insert(node.id, node.purpose.present());
                 }
                 State::Away => {
                     let from = *vitals.away_from.get_or_insert(now);
@@ -208,7 +208,7 @@ impl Health {
                         changed.insert(node.id, State::Failed);
                     }
                 }
-                State::Failed | State::Draining => {}
+                State::Failed | State::Joining => {}
             }
         }
         changed
@@ -231,10 +231,12 @@ mod tests {
             id: NodeId(id),
             name: format!("n{id}"),
             domain: DomainId(id),
+            domain_name: None,
             cores: vec![address],
             control: address,
             incarnation: Incarnation(3),
             state,
+            purpose: weft_wire::map::Purpose::Serve,
         };
         Map {
             version: Default::default(),
@@ -249,6 +251,9 @@ mod tests {
             filesystems: BTreeMap::new(),
             managers: Vec::new(),
             next_client: Default::default(),
+            next_node: Default::default(),
+            next_drive: Default::default(),
+            hot_spare: 0,
             clients: BTreeMap::new(),
         }
     }
@@ -314,6 +319,20 @@ mod tests {
         assert!(health.is_unsure());
         health.answered(node, Answer::Refused, at(3), &tunables);
         assert_eq!(health.judge(&map, at(3), &tunables), BTreeMap::from([(NodeId(1), State::Away)]));
+    }
+
+    #[test]
+    fn who_is_drained_dies_like_others_and_is_drained_on_when_it_is_back() {
+        let (tunables, mut map) = (Tunables::default(), map(State::Draining));
+        map.nodes.values_mut().for_each(|node| node.purpose = weft_wire::map::Purpose::Leave);
+        let mut health = led(&tunables);
+        health.hear(NodeId(2), at(2000), &tunables);
+        assert_eq!(health.judge(&map, at(2000), &tunables), BTreeMap::from([(NodeId(1), State::Away)]));
+        map.nodes.values_mut().for_each(|node| node.state = State::Away);
+        for ms in (2000..4000).step_by(tunables.alive_every.as_millis() as usize) {
+            health.hear(NodeId(1), at(ms), &tunables);
+        }
+        assert_eq!(health.judge(&map, at(4000), &tunables).get(&NodeId(1)), Some(&State::Draining));
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! One node's manager: forms with the others, starts again after a stop, follows, proposes.
 
-use crate::consensus::Consensus;
 use crate::copies::{Copies, Kept, LoadError, Loaded, Memory, failures, first_place, first_record, load};
-use crate::driver::Driver;
-use crate::follow::{follow, save, say_alive};
+use crate::follow::{save, say_alive};
 use crate::history::{MapServer, MapWatch};
 use crate::log::Log;
 use crate::propose::{Patience, ask_leader};
-use crate::records::{MapRecord, Place, RaftRecord, seal};
+use crate::records::{MapRecord, Place, seal};
+use crate::seat::{recall, take_part};
 use crate::shared::{Role, Shared};
 use crate::store::{ConfigStore, Slot};
 use crate::tunables::{MAP_BYTES_MAX, Tunables};
@@ -19,6 +18,9 @@ use weft_transport::rpc::Network;
 use weft_wire::manager::{ManagerReply, ManagerRequest, Proposal};
 use weft_wire::map::Map;
 use weft_wire::{Incarnation, MapVersion, NodeId, Service, Uuid, encode};
+
+/// The map that a cluster is formed with.
+const FIRST: MapVersion = MapVersion(1);
 
 /// Serves the map and, on managers, votes on it. One for each node, on its first core.
 pub struct Manager {
@@ -38,6 +40,13 @@ pub enum BootstrapError {
     TooLarge { bytes: usize },
     #[error("the first map could not be stored: {0}")]
     Store(String),
+}
+
+/// Why a life of a node has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Superseded,
+    Removed,
 }
 
 /// What `weft status` shows of a node's manager.
@@ -99,7 +108,8 @@ impl Manager {
             None => Ok(()),
         };
         let mut memory = Memory::None;
-        if map.managers.contains(&node) {
+        // Who joins later gets its vote from the others.
+        if map.managers.contains(&node) && map.version == FIRST {
             if drives.is_empty() {
                 return Err(BootstrapError::Store("a manager needs a drive for its vote and log".into()));
             }
@@ -126,26 +136,8 @@ impl Manager {
         shared.take_map(Place::default(), map.clone(), Vec::new());
         self.spawn("manager: save", save(shared.clone()));
         self.spawn("manager: alive", say_alive(shared.clone()));
-        match loaded.memory {
-            Memory::None => self.spawn("manager: follow", follow(shared.clone())),
-            Memory::Kept(kept) => {
-                let Kept { copies, record, place, map } = *kept;
-                shared.role.set(Role::Follower);
-                let started = (place.index > 0).then(|| Rc::new(map));
-                if let Some(map) = &started {
-                    shared.current.replace(Some((place.clone(), map.clone())));
-                }
-                self.spawn("manager", vote(shared.clone(), copies, record, place, started));
-            }
-            Memory::Lost { reason, generation } => {
-                shared.role.set(Role::Amnesiac);
-                shared.set_waiting(Some(format!(
-                    "{reason}; waiting for the other managers to give this node a new vote"
-                )));
-                self.spawn("manager: follow", follow(shared.clone()));
-                self.spawn("manager", rejoin(shared.clone(), generation));
-            }
-        }
+        let recalled = recall(shared, loaded.memory);
+        self.spawn("manager", take_part(shared.clone(), recalled));
     }
 
     fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + 'static) {
@@ -231,16 +223,23 @@ impl Manager {
         self.shared.suspect(node);
     }
 
-    /// Returns when the map names a later life of this node than the one that was admitted here: this one has to end.
-    pub async fn superseded(&self) {
+    /// Returns when the life that was admitted here has to end, because the map names a later one, or no such node.
+    pub async fn ended(&self) -> Ended {
         let shared = &self.shared;
-        self.watch()
-            .wait_for(|map| {
-                let known =
-                    map.as_ref().and_then(|map| map.nodes.get(&shared.node.get()?).map(|node| node.incarnation));
-                matches!((shared.incarnation.get(), known), (Some(own), Some(known)) if known > own)
-            })
-            .await;
+        let ended = |map: &Map| {
+            let (node, own) = (shared.node.get()?, shared.incarnation.get()?);
+            match map.nodes.get(&node) {
+                None => Some(Ended::Removed),
+                Some(node) => (node.incarnation > own).then_some(Ended::Superseded),
+            }
+        };
+        let watch = self.watch();
+        loop {
+            if let Some(ended) = watch.get().as_deref().and_then(ended) {
+                return ended;
+            }
+            watch.changed().await;
+        }
     }
 
     /// Stops at once, as a crash would.
@@ -265,53 +264,4 @@ fn no_quorum(map: &Map) -> String {
         map.managers.len(),
         names.join(", ")
     )
-}
-
-/// Takes part in the consensus; without any copy left, follows.
-async fn vote(shared: Rc<Shared>, copies: Copies, record: RaftRecord, place: Place, map: Option<Rc<Map>>) {
-    let log = Log::new(record.hard_state(), record.log().unwrap_or_default(), place, map.clone());
-    match Consensus::new(record.voter, record.cluster, log, map, &shared.tunables) {
-        Ok(consensus) => {
-            let _all_lost = Driver::new(shared.clone(), consensus, copies).run().await;
-            shared.set_waiting(Some(
-                "every copy of this manager's vote and log failed; replace its drives and start it again".into(),
-            ));
-        }
-        Err(error) => shared.set_waiting(Some(format!("the stored log can't be used: {error}"))),
-    }
-    follow(shared).await;
-}
-
-/// Gets a new vote for a node that forgot what it promised under the old one.
-async fn rejoin(shared: Rc<Shared>, generation: u64) {
-    let voter = loop {
-        let (Some(node), Some(map)) = (shared.node.get(), shared.map()) else { return };
-        let request = ManagerRequest::Rejoin { cluster: map.cluster, node };
-        match ask_leader(&shared.network, &shared.handle, &map, None, &request, Patience::default()).await.0 {
-            ManagerReply::Rejoin { voter } => break voter,
-            ManagerReply::Refused(reason) => {
-                shared.set_waiting(Some(format!("the other managers gave no new vote: {reason}")));
-                shared.handle.sleep(shared.tunables.retry_most).await;
-            }
-            _ => {}
-        }
-    };
-    let (Some(node), Some(map)) = (shared.node.get(), shared.map()) else { return };
-    let record = RaftRecord {
-        voter,
-        generation,
-        term: 0,
-        commit: 0,
-        cut_index: 0,
-        cut_term: 0,
-        ..first_record(&map, node, &shared.store.drives())
-    };
-    let place = Place { voter, ..Place::default() };
-    let mut copies = Copies::new(shared.store.clone(), record.clone());
-    let log = Log::new(record.hard_state(), Vec::new(), place.clone(), None);
-    if record.copies.is_empty() || copies.write(&log, None).await.is_err() {
-        return shared.set_waiting(Some("no drive takes this manager's vote and log".into()));
-    }
-    shared.set_waiting(None);
-    vote(shared, copies, record, place, None).await;
 }

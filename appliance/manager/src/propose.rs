@@ -58,7 +58,7 @@ pub(crate) async fn ask_leader(
     let end = handle.now() + patience.total;
     let head = encode(request);
     let mut pause = patience.retry_first;
-    let mut next = hint.filter(|hint| map.managers.contains(hint));
+    let mut next = hint.filter(|hint| map.nodes.contains_key(hint));
     let mut turn = usize::from(network.local().map(|core| core.node.0).unwrap_or_default());
     let mut asked = 0;
     let mut mismatch = None;
@@ -74,7 +74,8 @@ pub(crate) async fn ask_leader(
         let call = patience.call.min(left(handle, end));
         let outcome = network.ask(front(target), Service::Manager, head.clone(), bytes::Bytes::new(), call).await;
         match outcome.map(|response| decode::<ManagerReply>(&response.head)) {
-            Ok(Ok(ManagerReply::NotLeader(Some(leader)))) if leader != target && map.managers.contains(&leader) => {
+            // It may lead until others vote in its place, and be no manager by the map any more.
+            Ok(Ok(ManagerReply::NotLeader(Some(leader)))) if leader != target && map.nodes.contains_key(&leader) => {
                 next = Some(leader)
             }
             Ok(Ok(ManagerReply::NotLeader(_) | ManagerReply::NoQuorum) | Err(_)) => {}

@@ -42,6 +42,10 @@ pub(crate) enum Input {
         arrived: bool,
     },
     Rejoin(NodeId, Completer<ManagerReply>),
+    /// Somebody asks whether this voter has a vote.
+    HasVote(u64, Completer<ManagerReply>),
+    /// The managers' leader does not know this voter.
+    Dismissed(u64),
     /// The node's process has ended.
     Died(NodeId),
 }
@@ -176,7 +180,7 @@ impl Shared {
         }));
     }
 
-    fn push(&self, input: Input) -> bool {
+    pub fn push(&self, input: Input) -> bool {
         let mut inbox = self.inbox.borrow_mut();
         if inbox.len() >= INBOX_MAX || !self.is_voting() {
             return false;
@@ -215,6 +219,7 @@ impl Shared {
             }
             ManagerRequest::Alive { cluster, .. }
             | ManagerRequest::Rejoin { cluster, .. }
+            | ManagerRequest::HasVote { cluster, .. }
             | ManagerRequest::Died { cluster, .. }
             | ManagerRequest::Suspect { cluster, .. }
             | ManagerRequest::Probe { cluster }
@@ -253,13 +258,16 @@ impl Shared {
                 self.wake.notify_one();
                 pending.await.unwrap_or(ManagerReply::NoQuorum)
             }
-            ManagerRequest::Rejoin { node, .. } => {
-                let (answer, pending) = completion();
-                if !self.push(Input::Rejoin(node, answer)) {
-                    return not_leader();
-                }
-                pending.await.unwrap_or(ManagerReply::NoQuorum)
-            }
+            ManagerRequest::Rejoin { node, .. } => self.ask_consensus(|answer| Input::Rejoin(node, answer)).await,
+            ManagerRequest::HasVote { voter, .. } => self.ask_consensus(|answer| Input::HasVote(voter, answer)).await,
+        }
+    }
+
+    async fn ask_consensus(&self, input: impl FnOnce(Completer<ManagerReply>) -> Input) -> ManagerReply {
+        let (answer, pending) = completion();
+        match self.push(input(answer)) {
+            true => pending.await.unwrap_or(ManagerReply::NoQuorum),
+            false => ManagerReply::NotLeader(None),
         }
     }
 

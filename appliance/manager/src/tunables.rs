@@ -20,6 +20,8 @@ pub struct Tunables {
     pub back_after: Duration,
     /// A node that is away for so long is given up: its shards are rebuilt elsewhere, if there is a place.
     pub failed_after: Duration,
+    /// Shards are moved when all nodes have been in the same state for so long, and none of them is away.
+    pub move_after: Duration,
     /// A manager that has just started waits for so long before it calls silent nodes away: they may be starting, too.
     pub start_grace: Duration,
     /// The same for nodes of a new cluster that have never started.
@@ -53,6 +55,7 @@ impl Default for Tunables {
             ask_timeout: Duration::from_millis(300),
             back_after: Duration::from_secs(1),
             failed_after: Duration::from_secs(30),
+            move_after: Duration::from_secs(3),
             start_grace: Duration::from_secs(5),
             form_grace: Duration::from_secs(10),
             commit_wait: Duration::from_secs(3),

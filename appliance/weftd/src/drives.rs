@@ -102,19 +102,28 @@ pub fn identity(drives: &[NodeDrive]) -> Result<Option<(Uuid, NodeId)>, DrivesEr
 /// Formats the drives as the map says.
 pub async fn format(drives: &mut [NodeDrive], map: &Map, node: NodeId) -> Result<(), DrivesError> {
     for drive in drives {
-        let path = drive.device.path.clone();
-        let by_map = map.drives.values().find(|by_map| by_map.uuid == drive.uuid && by_map.node == node);
-        let Some(by_map) = by_map else { return Err(DrivesError::NotInMap { path, uuid: drive.uuid }) };
-        let failed = |reason: String| DrivesError::Format { path: path.clone(), reason };
         // Formatted without a map: the formation was interrupted before the node was part of anything.
         let force = matches!(drive.found, Found::Formatted(_));
-        let options = FormatOptions { cluster: map.cluster, node, drive: by_map.id, uuid: drive.uuid, force };
-        FormattedDrive::format(&drive.device.drive, options).await.map_err(|error| failed(error.to_string()))?;
-        let formatted =
-            FormattedDrive::open(Rc::clone(&drive.device.drive)).await.map_err(|error| failed(error.to_string()))?;
-        drive.found = Found::Formatted(formatted);
+        drive.found = Found::Formatted(format_one(&drive.device, drive.uuid, force, map, node).await?);
     }
     Ok(())
+}
+
+/// Formats one drive as what the map knows it.
+pub async fn format_one(
+    device: &Device,
+    uuid: Uuid,
+    force: bool,
+    map: &Map,
+    node: NodeId,
+) -> Result<Rc<FormattedDrive>, DrivesError> {
+    let path = device.path.clone();
+    let by_map = map.drives.values().find(|by_map| by_map.uuid == uuid && by_map.node == node);
+    let Some(by_map) = by_map else { return Err(DrivesError::NotInMap { path, uuid }) };
+    let failed = |reason: String| DrivesError::Format { path: path.clone(), reason };
+    let options = FormatOptions { cluster: map.cluster, node, drive: by_map.id, uuid, force };
+    FormattedDrive::format(&device.drive, options).await.map_err(|error| failed(error.to_string()))?;
+    FormattedDrive::open(Rc::clone(&device.drive)).await.map_err(|error| failed(error.to_string()))
 }
 
 /// What a blank device would become.
@@ -141,11 +150,16 @@ impl DriveStore {
         let store = Rc::new(Self { handle, drives: RefCell::default() });
         for drive in drives {
             if let Found::Formatted(formatted) = &drive.found {
-                let stored = Stored { formatted: Rc::clone(formatted), order: Rc::new(Mutex::new(())) };
-                store.drives.borrow_mut().insert(formatted.id(), stored);
+                store.add(formatted);
             }
         }
         store
+    }
+
+    /// One drive more, formatted while the node runs.
+    pub fn add(&self, formatted: &Rc<FormattedDrive>) {
+        let stored = Stored { formatted: Rc::clone(formatted), order: Rc::new(Mutex::new(())) };
+        self.drives.borrow_mut().insert(formatted.id(), stored);
     }
 
     fn find(&self, uuid: Uuid) -> Option<Stored> {

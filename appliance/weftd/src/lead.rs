@@ -1,6 +1,6 @@
 //! The buckets that this core leads, by the map: opened when the map says so, closed when it says otherwise.
 
-use crate::{reach, upkeep};
+use crate::{moves, reach, upkeep};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,6 +113,7 @@ impl Leads {
         handle.spawn("leads", leads.clone().follow()).detach();
         handle.spawn("upkeep of leads", upkeep::run(leads.clone())).detach();
         handle.spawn("watch who can be reached", reach::run(leads.clone())).detach();
+        handle.spawn("report moves", moves::run(leads.clone())).detach();
         leads
     }
 
@@ -146,11 +147,15 @@ impl Leads {
             stays
         });
         let states: DriveStates = Rc::new(drive_states(map));
+        let shares = ZoneShares::new(map);
         for (id, bucket) in ours {
             let led = self.0.leads.borrow().get(&id).map(|lead| lead.namespace.clone());
             if let Some(namespace) = led {
                 if let Some(namespace) = namespace {
                     namespace.bucket().set_members(bucket.members.clone(), Rc::clone(&states));
+                    if let Some(share) = shares.of(map, bucket) {
+                        namespace.bucket().set_zone_sets_max(share);
+                    }
                 }
                 continue;
             }
@@ -168,7 +173,10 @@ impl Leads {
                 zone_rows: zone_rows(map, bucket),
                 find: self.find_drive(),
                 journal: journal_tunables(map, bucket, self.0.tunables.journal),
-                tunables: bucket_tunables(map, id, self.0.tunables.bucket),
+                tunables: weft_bucket::Tunables {
+                    zone_sets_max: shares.of(map, bucket).unwrap_or(self.0.tunables.bucket.zone_sets_max),
+                    ..self.0.tunables.bucket
+                },
             };
             let opening = self.0.handle.spawn("open bucket", self.clone().open(params));
             let lead = Lead {
@@ -507,6 +515,7 @@ fn drive_states(map: &Map) -> BTreeMap<DriveId, State> {
         State::Draining => 1,
         State::Away => 2,
         State::Failed => 3,
+        State::Joining => 4,
     };
     let state = |drive: &weft_wire::map::Drive| {
         let node = map.nodes.get(&drive.node).map_or(State::Failed, |node| node.state);
@@ -540,17 +549,28 @@ fn journal_tunables(
     weft_journal::Tunables { quota_bytes: share.min(tunables.quota_bytes), ..tunables }
 }
 
-/// The bucket's share of its members' zones: each drive's zones over the buckets that it is a member of.
-fn bucket_tunables(map: &Map, id: BucketId, tunables: weft_bucket::Tunables) -> weft_bucket::Tunables {
-    let Some(bucket) = map.bucket(id) else { return tunables };
-    let share = bucket
-        .members
-        .iter()
-        .filter_map(|member| {
-            let zones = map.drives.get(member)?.zones as usize;
-            let buckets = map.buckets.iter().filter(|bucket| bucket.members.contains(member)).count();
-            Some(zones / buckets.max(1))
-        })
-        .min();
-    weft_bucket::Tunables { zone_sets_max: share.unwrap_or(tunables.zone_sets_max), ..tunables }
+/// Zones that buckets may use: each drive's over the buckets that it is a member of, less what is kept as a hot spare.
+struct ZoneShares {
+    buckets: BTreeMap<DriveId, usize>,
+    spare: weft_placement::Spare,
+}
+
+impl ZoneShares {
+    fn new(map: &Map) -> Self {
+        let mut buckets = BTreeMap::new();
+        for member in map.buckets.iter().flat_map(|bucket| &bucket.members) {
+            *buckets.entry(*member).or_default() += 1;
+        }
+        Self { buckets, spare: weft_placement::spare(map, map.hot_spare) }
+    }
+
+    /// The share on the member that has least.
+    fn of(&self, map: &Map, bucket: &weft_wire::map::Bucket) -> Option<usize> {
+        let shares = bucket.members.iter().filter_map(|member| {
+            let zones = u64::from(map.drives.get(member)?.zones);
+            let buckets = self.buckets.get(member).copied().unwrap_or(1).max(1);
+            Some(self.spare.usable(zones) as usize / buckets)
+        });
+        shares.min()
+    }
 }

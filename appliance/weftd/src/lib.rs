@@ -5,11 +5,14 @@
 pub mod config;
 pub mod control;
 pub mod drives;
+mod grow;
 pub mod lead;
+mod moves;
 pub mod node;
 pub mod notify;
 pub mod passes;
 mod reach;
+mod report;
 pub mod run;
 pub mod supervise;
 mod upkeep;

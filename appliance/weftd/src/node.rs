@@ -4,6 +4,7 @@
 use crate::drives::{self, Device, DriveStore, DrivesError, Found, NodeDrive};
 use crate::lead::{LeadState, Leads, Propose, Tunables};
 use crate::passes::{PassOptions, Passes};
+use crate::report::{bucket_stats, cluster_status};
 use crate::watch;
 use crate::word::Word;
 use std::cell::{Cell, RefCell};
@@ -11,14 +12,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use weft_drive::{DriveOptions, DriveServer, DriveService};
-use weft_manager::{ConfigStore, Manager, MapWatch, Patience, Slot};
+use weft_drive::{DriveOptions, DriveServer, DriveService, FormattedDrive};
+use weft_manager::{ConfigStore, Ended, Manager, MapWatch, Patience, Slot};
 use weft_reactor::Handle;
 use weft_reactor::sync::mpsc;
 use weft_transport::rpc::Network;
 use weft_wire::control::{
-    Answer, BucketState, BucketStats, ClusterStatus, Command, Description, DriveDescription, DriveState, Event,
-    FilesystemEntry, ManagerState, NodeState, Status,
+    Answer, BucketState, Command, Description, DriveDescription, DriveState, Event, ManagerState, Status,
 };
 use weft_wire::manager::{ManagerReply, Proposal};
 use weft_wire::map::{FilesystemState, Map};
@@ -28,6 +28,8 @@ use weft_wire::{CoreId, Incarnation, NodeId};
 const EVENTS_MAX: usize = 256;
 /// For how long a node that stops stays to see its last word off.
 const GOODBYE: Duration = Duration::from_millis(30);
+/// For how long a node that was removed stays to answer who asked for that.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Commands that wait for the node.
 const FORMS_MAX: usize = 4;
 
@@ -54,6 +56,8 @@ pub enum NodeEnd {
     /// The managers admitted another process as this node.
     #[error("another process runs as this node: stop one of them")]
     Superseded,
+    #[error("the node was removed from its cluster; wipe its drives to use them for something else")]
+    Removed,
     #[error(transparent)]
     Drives(#[from] DrivesError),
     #[error("{0}")]
@@ -86,15 +90,16 @@ impl Phase {
 type FormRequest = (Box<Map>, weft_reactor::sync::Completer<Result<(), String>>);
 
 pub struct Node {
-    handle: Handle,
+    pub(crate) handle: Handle,
     params: NodeParams,
     phase: Cell<Phase>,
-    drives: RefCell<Vec<NodeDrive>>,
-    manager: RefCell<Option<Rc<Manager>>>,
+    pub(crate) drives: RefCell<Vec<NodeDrive>>,
+    pub(crate) store: RefCell<Option<Rc<DriveStore>>>,
+    pub(crate) manager: RefCell<Option<Rc<Manager>>>,
     leads: RefCell<Option<Leads>>,
     passes: RefCell<Option<Passes>>,
     service: DriveService,
-    incarnation: Cell<Option<Incarnation>>,
+    pub(crate) incarnation: Cell<Option<Incarnation>>,
     forms: (mpsc::Sender<FormRequest>, RefCell<Option<mpsc::Receiver<FormRequest>>>),
     events: RefCell<VecDeque<Event>>,
     stop: weft_reactor::sync::Notify,
@@ -108,6 +113,7 @@ impl Node {
             params,
             phase: Cell::new(Phase::OpeningDrives),
             drives: RefCell::default(),
+            store: RefCell::default(),
             manager: RefCell::default(),
             leads: RefCell::default(),
             passes: RefCell::default(),
@@ -119,7 +125,7 @@ impl Node {
         })
     }
 
-    fn event(&self, level: &str, text: String) {
+    pub(crate) fn event(&self, level: &str, text: String) {
         tracing::info!(level, "{text}");
         let mut events = self.events.borrow_mut();
         if events.len() == EVENTS_MAX {
@@ -214,12 +220,11 @@ impl Node {
                 handle.spawn("propose", proposing).detach();
             })
         };
-        let own = self.drives.borrow().iter().filter_map(NodeDrive::id).collect();
         let report = {
             let propose = Rc::clone(&propose);
             Rc::new(move |drive| propose(Proposal::DriveFailed { node, incarnation, drive }))
         };
-        let watching = watch::drives(self.service.clone(), own, self.handle.clone(), manager.watch(), report);
+        let watching = watch::drives(self.service.clone(), node, self.handle.clone(), manager.watch(), report);
         self.handle.spawn("watch drives", watching).detach();
         let leads = Leads::start(
             core(node),
@@ -234,8 +239,15 @@ impl Node {
         self.start_passes();
         self.phase.set(Phase::Serving);
         self.event("info", format!("{} serves as {node}, {incarnation}", self.params.name));
-        manager.superseded().await;
-        Ok(NodeEnd::Superseded)
+        self.ready_drives();
+        Ok(match manager.ended().await {
+            Ended::Superseded => NodeEnd::Superseded,
+            Ended::Removed => {
+                // Whoever ordered that may have asked this node.
+                self.handle.sleep(LAST_WORD).await;
+                NodeEnd::Removed
+            }
+        })
     }
 
     fn start_passes(self: &Rc<Self>) {
@@ -251,6 +263,7 @@ impl Node {
     }
 
     async fn start_manager(&self, network: Rc<dyn Network>, store: Rc<DriveStore>) -> Result<Rc<Manager>, NodeEnd> {
+        *self.store.borrow_mut() = Some(Rc::clone(&store));
         Manager::start(self.handle.clone(), network, store, self.params.manager)
             .await
             .map_err(|error| NodeEnd::Failed(format!("the node's drives can't tell what it was: {error}")))
@@ -296,12 +309,15 @@ impl Node {
     fn serve_drives(&self, network: &dyn Network, incarnation: Incarnation) {
         for drive in &*self.drives.borrow() {
             if let Found::Formatted(formatted) = &drive.found {
-                let server =
-                    DriveServer::new(Rc::clone(formatted), self.handle.clone(), incarnation, self.params.drive);
-                self.service.add(server);
+                self.serve_drive(formatted, incarnation);
             }
         }
         self.service.serve(network);
+    }
+
+    pub(crate) fn serve_drive(&self, formatted: &Rc<FormattedDrive>, incarnation: Incarnation) {
+        let server = DriveServer::new(Rc::clone(formatted), self.handle.clone(), incarnation, self.params.drive);
+        self.service.add(server);
     }
 
     /// Serves one command of the control API.
@@ -315,6 +331,15 @@ impl Node {
                 None => Answer::Refused("the node is in no cluster yet: its own token file counts".into()),
             },
             Command::Form { map } => self.form(map).await,
+            Command::Map => match self.manager.borrow().as_ref().and_then(|manager| manager.map()) {
+                Some(map) => Answer::Map(Box::new(Map::clone(&map))),
+                None => Answer::Refused("the node is in no cluster yet".into()),
+            },
+            Command::AddNode { new, replace } => self.propose_and_see(Proposal::AddNode { new, replace }).await,
+            Command::AddDrive { path } => self.add_drive(&path).await,
+            Command::SetPurpose { part, purpose } => self.propose(Proposal::SetPurpose { part, purpose }).await,
+            Command::Remove { part } => self.propose(Proposal::Remove { part }).await,
+            Command::HotSpare { nodes } => self.propose(Proposal::HotSpare { nodes }).await,
             Command::CreateFilesystem { name, size_bytes } => {
                 let proposal = Proposal::CreateFilesystem { name: name.clone(), size_bytes };
                 match self.propose(proposal).await {
@@ -386,7 +411,7 @@ impl Node {
         }
     }
 
-    async fn propose(&self, proposal: Proposal) -> Answer {
+    pub(crate) async fn propose(&self, proposal: Proposal) -> Answer {
         let manager = self.manager.borrow().clone();
         let Some(manager) = manager else { return Answer::Refused("the node is in no cluster yet".into()) };
         match manager.propose(proposal, Patience::default()).await {
@@ -395,6 +420,7 @@ impl Node {
             ManagerReply::NoQuorum
             | ManagerReply::NotLeader(_)
             | ManagerReply::Rejoin { .. }
+            | ManagerReply::Vote { .. }
             | ManagerReply::Lives { .. } => {
                 Answer::Refused("too few managers answer: see `weft status` for which nodes are away".into())
             }
@@ -584,66 +610,5 @@ async fn has_map(store: &DriveStore) -> Result<bool, String> {
     match error {
         Some(error) => Err(format!("whether this node is in a cluster can't be read: {error}")),
         None => Ok(false),
-    }
-}
-
-fn cluster_status(map: &Map) -> ClusterStatus {
-    ClusterStatus {
-        name: map.name.clone(),
-        id: map.cluster,
-        protection: map.protection,
-        map: map.version,
-        buckets: map.buckets.len(),
-        nodes: map
-            .nodes
-            .values()
-            .map(|node| NodeState {
-                node: node.id,
-                name: node.name.clone(),
-                state: format!("{:?}", node.state).to_lowercase(),
-                control: node.control,
-                leads: map.buckets.iter().filter(|bucket| bucket.leader.node == node.id).count(),
-                manager: map.managers.contains(&node.id),
-            })
-            .collect(),
-        filesystems: map
-            .filesystems
-            .values()
-            .map(|fs| FilesystemEntry {
-                name: fs.name.clone(),
-                id: fs.id.0,
-                state: format!("{:?}", fs.state).to_lowercase(),
-                size_bytes: fs.size_bytes,
-            })
-            .collect(),
-        clients: map.clients.len(),
-    }
-}
-
-fn bucket_stats(stats: weft_bucket::Stats) -> BucketStats {
-    BucketStats {
-        commits: stats.commits,
-        destaged_blocks: stats.destaged_blocks,
-        checkpoints: stats.checkpoints,
-        merges: stats.merges,
-        cleaned_sets: stats.cleaned_sets,
-        freed_sets: stats.freed_sets,
-        repaired_stripes: stats.repaired_stripes,
-        checksum_errors: stats.checksum_errors,
-        reconstructions: stats.reconstructions,
-        stripes: stats.stripes,
-        zone_sets: stats.zone_sets,
-        runs: stats.runs,
-        held_bytes: stats.held_bytes,
-        index_resident_bytes: stats.index_resident_bytes,
-        journal_bytes: stats.journal_bytes,
-        stripes_by_missing: stats.stripes_by_missing,
-        rebuild_bytes_done: stats.rebuild.bytes_done,
-        rebuild_bytes_left: stats.rebuild.bytes_left,
-        rebuild_bytes_per_second: stats.rebuild.bytes_per_second,
-        slow_drives: stats.slow_drives,
-        hedged_reads: stats.hedged_reads,
-        lost_stripes: stats.lost_stripes,
-        trouble: stats.trouble,
     }
 }

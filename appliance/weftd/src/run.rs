@@ -120,6 +120,11 @@ pub fn run(config: &Config) -> Result<()> {
     let ended = end.borrow_mut().take();
     match ended {
         Some(NodeEnd::Stopped) | None => Ok(()),
+        Some(end @ NodeEnd::Removed) => {
+            // Nothing to start again for.
+            tracing::warn!("{end}");
+            Ok(())
+        }
         Some(end) => bail!("{end}"),
     }
 }

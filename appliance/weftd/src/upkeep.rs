@@ -1,5 +1,5 @@
 //! What the leader of a bucket does about its own place: reports that a journal's tail is copied, asks for better ensembles
-//! when drives stay away or are back, and gives buckets to cores that lead fewer.
+//! when drives stay away, are back, or are no members any more, and gives buckets to cores that lead fewer or that stay.
 //!
 //! One thing at a time on each core, so that few buckets pause at once. The managers' leader decides by its own map, so it
 //! does no harm that all cores plan by themselves.
@@ -106,14 +106,18 @@ pub(crate) async fn run(leads: Leads) {
 fn plan(leads: &Leads, map: &Map, calm: Duration, givers: &reach::Givers) -> Option<Move> {
     let serving = leads.serving();
     let ensemble = serving.iter().map(|(id, _)| *id).find(|id| {
-        let newest = map.bucket(*id).and_then(|bucket| bucket.ensembles.first());
-        let ails = newest.is_some_and(|newest| newest.drives.iter().any(|drive| !weft_placement::lives(map, *drive)));
+        let ails = map.bucket(*id).is_some_and(|bucket| {
+            let newest = bucket.ensembles.first();
+            newest.is_some_and(|newest| newest.drives.iter().any(|drive| !weft_placement::is_well(map, bucket, *drive)))
+        });
         (ails || calm >= CALM_AFTER) && weft_placement::better_ensemble(map, *id).is_some()
     });
     if let Some(id) = ensemble {
         return Some(Move::Ensemble(id));
     }
-    if calm < CALM_AFTER {
+    let (own, ..) = leads.parts();
+    let leaves = map.nodes.get(&own.node).is_some_and(|node| node.state == State::Draining);
+    if calm < CALM_AFTER && !leaves {
         return None;
     }
     let moves = weft_placement::balance_leaders(map);

@@ -1,5 +1,5 @@
-//! Watches the node's own drives: one that goes on failing to write is reported, and given up by the managers until the node
-//! starts again.
+//! Watches the node's own drives: one that goes on failing to write, or that is not there, is reported, and given up by the
+//! managers until the node starts again.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use weft_drive::DriveService;
 use weft_manager::MapWatch;
 use weft_reactor::Handle;
 use weft_wire::map::State;
-use weft_wire::{BucketId, DriveId};
+use weft_wire::{BucketId, DriveId, NodeId};
 
 /// How often drives' counters are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -17,10 +17,10 @@ const WORSE_LOOKS: u32 = 3;
 /// Looks until it is said again of a drive that the managers could not do without.
 const AGAIN_LOOKS: u32 = 30;
 
-/// Calls `report` for each of `drives` that fails, as long as the map doesn't know.
+/// Calls `report` for each drive of the node that fails, as long as the map doesn't know.
 pub(crate) async fn drives(
     service: DriveService,
-    drives: Vec<DriveId>,
+    node: NodeId,
     handle: Handle,
     map: MapWatch,
     report: Rc<dyn Fn(DriveId)>,
@@ -29,18 +29,23 @@ pub(crate) async fn drives(
     let mut seen: BTreeMap<DriveId, (u64, u32)> = BTreeMap::new();
     loop {
         handle.sleep(LOOK_EVERY).await;
-        for id in &drives {
-            let (before, worse) = seen.entry(*id).or_default();
-            let errors = service.get(*id).map_or(0, |server| server.stat(BucketId::default()).write_errors);
-            let known = map.with(|map| {
-                let drive = map.as_ref().and_then(|map| map.drives.get(id));
-                drive.is_none_or(|drive| drive.state == State::Failed)
-            });
+        let Some(newest) = map.get() else { continue };
+        let takes_part = |state| matches!(state, State::Up | State::Draining);
+        for id in
+            newest.drives.values().filter(|drive| drive.node == node && takes_part(drive.state)).map(|drive| drive.id)
+        {
+            let (before, worse) = seen.entry(id).or_default();
+            // One that the node could not open fails with every look.
+            let errors = service.get(id).map_or(*before + 1, |server| server.stat(BucketId::default()).write_errors);
             *worse = if errors > *before { *worse + 1 } else { 0 };
             *before = errors;
-            if *worse >= WORSE_LOOKS && (*worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS) && !known {
-                tracing::error!(drive = %id, errors, "the drive goes on failing to write: the managers are asked to give it up");
-                report(*id);
+            if *worse >= WORSE_LOOKS && (*worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS) {
+                tracing::error!(
+                    drive = %id,
+                    errors,
+                    "the drive goes on failing to write, or is not there: the managers are asked to give it up"
+                );
+                report(id);
             }
         }
     }

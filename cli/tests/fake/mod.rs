@@ -13,7 +13,7 @@ use weft_wire::control::{
     Answer, BucketState, ClusterStatus, Command, Description, DriveDescription, DriveState, Envelope, Event,
     FilesystemEntry, ManagerState, NodeState, PassKind, PassPhase, PassState, Status,
 };
-use weft_wire::map::Map;
+use weft_wire::map::{Delta, Map};
 use weft_wire::{Incarnation, NodeId, Uuid};
 
 const TOKEN: &str = "the token of these nodes";
@@ -56,7 +56,12 @@ impl Fakes {
 
     /// `weft cluster create` of all nodes by their TCP addresses.
     pub fn create(&self, name: &str) -> Said {
-        let addresses: Vec<String> = self.nodes.iter().map(|node| node.control.to_string()).collect();
+        self.create_of(name, self.nodes.len())
+    }
+
+    /// The same of the first so many.
+    pub fn create_of(&self, name: &str, count: usize) -> Said {
+        let addresses: Vec<String> = self.nodes.iter().take(count).map(|node| node.control.to_string()).collect();
         let mut arguments = vec!["cluster", "create", "--name", name, "--protection", "4+2", "--node"];
         arguments.extend(addresses.iter().map(String::as_str));
         self.weft(&arguments)
@@ -189,6 +194,21 @@ impl Mind {
                 self.map = Some(*map);
                 Answer::Done
             }
+            Command::Map => {
+                self.map.clone().map_or(Answer::Refused("in no cluster yet".into()), |map| Answer::Map(Box::new(map)))
+            }
+            Command::AddNode { new, replace } => {
+                let added = self.change(|map| weft_placement::add_node(map, &new, replace));
+                // Its daemon is admitted as soon as it has the map.
+                for node in self.map.iter_mut().flat_map(|map| map.nodes.values_mut()) {
+                    node.state = node.purpose.present();
+                }
+                added
+            }
+            Command::AddDrive { .. } => Answer::Done,
+            Command::SetPurpose { part, purpose } => self.change(|map| weft_placement::set_purpose(map, part, purpose)),
+            Command::Remove { part } => self.change(|map| weft_placement::remove(map, part).map(Some)),
+            Command::HotSpare { nodes } => self.change(|map| weft_placement::hot_spare(map, nodes)),
             Command::Status => Answer::Status(Box::new(self.status())),
             Command::Events => {
                 let event =
@@ -218,6 +238,16 @@ impl Mind {
                 Answer::Pass(Box::new(state.unwrap_or_else(|| PassState::never(kind))))
             }
         }
+    }
+
+    fn change(&mut self, decide: impl FnOnce(&Map) -> Result<Option<Delta>, weft_placement::Refusal>) -> Answer {
+        let Some(map) = &mut self.map else { return Answer::Refused("in no cluster yet".into()) };
+        match decide(map) {
+            Ok(Some(delta)) => map.apply(&delta).unwrap(),
+            Ok(None) => {}
+            Err(refusal) => return Answer::Refused(refusal.to_string()),
+        }
+        Answer::Done
     }
 
     /// Over before anyone can ask. The second node has damage, and nobody's check finds anything.
@@ -291,10 +321,12 @@ impl Mind {
         let nodes = map.nodes.values().map(|node| NodeState {
             node: node.id,
             name: node.name.clone(),
-            state: "up".into(),
+            state: format!("{:?}", node.state).to_lowercase(),
             control: node.control,
             leads: leads(node.id),
             manager: map.managers.contains(&node.id),
+            domain: node.name.clone(),
+            holds: Default::default(),
         });
         ClusterStatus {
             name: map.name.clone(),
@@ -305,6 +337,10 @@ impl Mind {
             nodes: nodes.collect(),
             filesystems: self.filesystems.lock().unwrap().clone(),
             clients: 0,
+            drives: Vec::new(),
+            moves_under_way: 0,
+            moves_waiting: 0,
+            hot_spare: map.hot_spare,
         }
     }
 

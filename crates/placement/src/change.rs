@@ -1,174 +1,184 @@
-//! Changes of a map that is in use. Each gives the delta to the next version; nothing is moved that doesn't have to be.
+//! Changes of what belongs to the cluster. What that moves comes later, step by step: see [`crate::next_moves`].
 
-use crate::form::{DriveTable, bucket_ids, check_nodes, drive, indices, node};
-use crate::movement::Placement;
-use crate::{NewNode, Refusal, failover, leaders};
+use crate::form::{DriveTable, bucket_ids, check_nodes, drive, node};
+use crate::{Holds, NewDrive, NewNode, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::map::{Bucket, Change, Delta, Map, State};
-use weft_wire::{BucketId, CoreId, DomainId, DriveId, Epoch, Layout, MapVersion, NodeId};
+use weft_wire::manager::Part;
+use weft_wire::map::{Bucket, Change, Delta, Drive, Map, Node, Purpose, State};
+use weft_wire::{BucketId, DomainId, DriveId, Incarnation, MapVersion, NodeId};
 
-/// Adds a node with its drives, in `domain` or in one of its own, and gives it its share of shards and leaders.
+/// Adds a node with its drives. It takes part once it has started.
 ///
-/// `new.domain` is not looked at: the map keeps the numbers of domains, not their names.
-pub fn add_node(map: &Map, new: &NewNode, domain: Option<DomainId>) -> Result<Delta, Refusal> {
-    check_nodes(std::slice::from_ref(new), &map.nodes, &map.drives)?;
-    let last_domain = map.nodes.values().map(|node| node.domain).max().unwrap_or_default();
-    let domain = match domain {
-        Some(domain) if map.nodes.values().any(|node| node.domain == domain) => domain,
-        Some(domain) => return Err(Refusal::NoSuchDomain(domain)),
-        None => DomainId(last_domain.0.checked_add(1).ok_or(Refusal::NoIdLeft("domain"))?),
+/// With `replace` it takes the place of the node of the same name, which must not live: that one's drives are given up. A node
+/// that was added and never started is described anew. `None`: it is in the map just so.
+pub fn add_node(map: &Map, new: &NewNode, replace: bool) -> Result<Option<Delta>, Refusal> {
+    let known = map.nodes.values().find(|node| node.name == new.name);
+    if let Some(known) = known
+        && known.state != State::Joining
+    {
+        match known.state {
+            State::Away | State::Failed if replace => {}
+            _ if replace => return Err(Refusal::Lives(known.name.clone())),
+            _ => return Err(Refusal::NameTwice(new.name.clone())),
+        }
+    }
+    let others: BTreeMap<NodeId, Node> =
+        map.nodes.iter().filter(|(id, _)| known.is_none_or(|known| known.id != **id)).map(pair).collect();
+    let of_others: BTreeMap<DriveId, Drive> =
+        map.drives.iter().filter(|(_, drive)| others.contains_key(&drive.node)).map(pair).collect();
+    check_nodes(std::slice::from_ref(new), &others, &of_others)?;
+    let id = known.map_or(map.next_node, |known| known.id);
+    let by_name = others.values().find(|node| new.domain.is_some() && node.domain_name == new.domain);
+    let kept = known.filter(|known| known.domain_name == new.domain).map(|known| known.domain);
+    let last = map.nodes.values().map(|node| node.domain).max().unwrap_or_default();
+    let domain = match by_name.map(|node| node.domain).or(kept) {
+        Some(domain) => domain,
+        None => DomainId(last.0.checked_add(1).ok_or(Refusal::NoIdLeft("domain"))?),
     };
-    let last_node = map.nodes.keys().next_back().copied().unwrap_or_default();
-    let id = NodeId(last_node.0.checked_add(1).ok_or(Refusal::NoIdLeft("node"))?);
-    let mut next = map.clone();
+    let incarnation = known.map_or(Incarnation(0), |known| known.incarnation);
+    let added = Node { incarnation, state: State::Joining, ..node(id, domain, new) };
+    if id.0 == NodeId(u16::MAX).0 {
+        return Err(Refusal::NoIdLeft("node"));
+    }
     let mut changes = Vec::new();
-    next.nodes.insert(id, node(id, domain, new));
-    changes.push(Change::Node(node(id, domain, new)));
-    let mut last_drive = map.drives.keys().next_back().copied().unwrap_or_default();
-    for new in &new.drives {
-        last_drive = DriveId(last_drive.0.checked_add(1).ok_or(Refusal::NoIdLeft("drive"))?);
-        next.drives.insert(last_drive, drive(last_drive, id, new));
-        changes.push(Change::Drive(drive(last_drive, id, new)));
+    let mut found = BTreeSet::new();
+    for old in map.drives.values().filter(|drive| drive.node == id) {
+        let same = new.drives.iter().find(|new| {
+            new.uuid == old.uuid
+                && (new.capacity_bytes, new.zones, new.core) == (old.capacity_bytes, old.zones, old.core)
+        });
+        match same {
+            Some(new) => drop(found.insert(new.uuid)),
+            None if Holds::of(map, Part::Drive(old.id)).is_nothing() => changes.push(Change::RemoveDrive(old.id)),
+            None if old.state == State::Failed => {}
+            None => changes.push(Change::Drive(Drive { state: State::Failed, ..old.clone() })),
+        }
     }
-    let table = DriveTable::new(&next.nodes, &next.drives);
-    let quota = table.quotas(map.buckets.len() as u64, map.protection)?;
-    let mut placement = Placement::new(&table, indices(&next, &table), quota, map.protection.shards());
-    placement.even_out();
-    set_members(&mut next, &table, &placement);
-    for (bucket, leader) in balance_leaders(&next) {
-        lead(&mut next, bucket, leader);
+    let fresh = new.drives.iter().filter(|new| !found.contains(&new.uuid));
+    for (new, drive_id) in fresh.zip(map.next_drive.0..) {
+        changes.push(Change::Drive(drive(DriveId(drive_id), id, new)));
     }
-    Ok(delta(map, &next, changes))
+    if known != Some(&added) {
+        changes.push(Change::Node(added));
+    }
+    Ok((!changes.is_empty()).then(|| delta(map, map, changes)))
 }
 
-/// Gives up a drive for good: its shards go to drives of domains that hold none of the same bucket.
-pub fn replace_drive(map: &Map, failed: DriveId) -> Result<Delta, Refusal> {
-    let mut drive = map.drives.get(&failed).ok_or(Refusal::NoSuchDrive(failed))?.clone();
-    drive.state = State::Failed;
+fn pair<K: Copy, V: Clone>((id, value): (&K, &V)) -> (K, V) {
+    (*id, value.clone())
+}
+
+/// Adds a drive to a node. It takes part once it is ready. A drive that was added and never became ready, of the same size,
+/// is described anew; its id, then as always, is that of the drive with this uuid. `None`: it is in the map.
+pub fn add_drive(map: &Map, node: NodeId, new: &NewDrive) -> Result<Option<Delta>, Refusal> {
+    let of_node = map.nodes.get(&node).ok_or(Refusal::NoSuchNode(node))?;
+    if map.drives.values().any(|drive| drive.uuid == new.uuid && drive.node == node) {
+        return Ok(None);
+    }
+    let as_node = NewNode {
+        name: of_node.name.clone(),
+        domain: None,
+        cores: of_node.cores.clone(),
+        control: of_node.control,
+        drives: vec![*new],
+    };
+    let others = map.nodes.iter().filter(|(id, _)| **id != node).map(pair).collect();
+    check_nodes(std::slice::from_ref(&as_node), &others, &map.drives)?;
+    let begun = map.drives.values().find(|drive| {
+        drive.node == node
+            && drive.state == State::Joining
+            && (drive.capacity_bytes, drive.zones, drive.core) == (new.capacity_bytes, new.zones, new.core)
+    });
+    let id = begun.map_or(map.next_drive, |drive| drive.id);
+    let added = Drive { state: State::Joining, ..drive(id, node, new) };
+    Ok(Some(delta(map, map, vec![Change::Drive(added)])))
+}
+
+/// A drive that was added takes part from now on. `None`: it does.
+pub fn drive_ready(map: &Map, id: DriveId) -> Result<Option<Delta>, Refusal> {
+    let drive = map.drives.get(&id).ok_or(Refusal::NoSuchDrive(id))?;
+    let ready = Drive { state: drive.purpose.present(), ..drive.clone() };
+    Ok((drive.state == State::Joining).then(|| delta(map, map, vec![Change::Drive(ready)])))
+}
+
+/// An operator's order: a node or drive is to be emptied, or no longer. `None`: that is so already. Refused if the others have
+/// too few domains to take what it holds, or to vote instead of it.
+pub fn set_purpose(map: &Map, part: Part, purpose: Purpose) -> Result<Option<Delta>, Refusal> {
+    let present = |state| if matches!(state, State::Up | State::Draining) { purpose.present() } else { state };
     let mut next = map.clone();
-    next.drives.insert(failed, drive.clone());
-    move_off(&mut next)?;
-    Ok(delta(map, &next, vec![Change::Drive(drive)]))
-}
-
-/// Empties a node: its shards and its leaders go to the others. It stays in the map until its old zone sets are rebuilt.
-pub fn drain(map: &Map, drained: NodeId) -> Result<Delta, Refusal> {
-    let mut node = map.nodes.get(&drained).ok_or(Refusal::NoSuchNode(drained))?.clone();
-    node.state = State::Draining;
-    let mut next = map.clone();
-    next.nodes.insert(drained, node.clone());
-    let mut changes = vec![Change::Node(node)];
-    for drive in next.drives.values_mut().filter(|drive| drive.node == drained && drive.state != State::Failed) {
-        drive.state = State::Draining;
-        changes.push(Change::Drive(drive.clone()));
-    }
-    move_off(&mut next)?;
-    for (bucket, leader) in balance_leaders(&next) {
-        lead(&mut next, bucket, leader);
-    }
-    Ok(delta(map, &next, changes))
-}
-
-/// Gives buckets to other cores, each with a new epoch.
-pub fn set_leaders(map: &Map, leaders: &BTreeMap<BucketId, CoreId>) -> Result<Delta, Refusal> {
-    let mut next = map.clone();
-    for (&bucket, &core) in leaders {
-        if map.bucket(bucket).is_none() {
-            return Err(Refusal::NoSuchBucket(bucket));
-        }
-        let node = map.nodes.get(&core.node).filter(|node| matches!(node.state, State::Up | State::Draining));
-        if node.is_none_or(|node| usize::from(core.core) >= node.cores.len()) {
-            return Err(Refusal::NoSuchCore(core));
-        }
-        lead(&mut next, bucket, core);
-    }
-    Ok(delta(map, &next, Vec::new()))
-}
-
-/// The buckets that should change their leader so that all cores lead about the same number, and no more of them than that takes.
-/// A core whose node is away, failed or being drained gives up all of its buckets.
-pub fn balance_leaders(map: &Map) -> Vec<(BucketId, CoreId)> {
-    let table = DriveTable::new(&map.nodes, &map.drives);
-    if table.cores.is_empty() {
-        return Vec::new();
-    }
-    let near: Vec<Vec<usize>> = indices(map, &table).iter().map(|members| table.near(members)).collect();
-    let held: Vec<Option<usize>> =
-        map.buckets.iter().map(|bucket| table.cores.binary_search(&bucket.leader).ok()).collect();
-    let balanced = leaders::balance(&near, &held, table.cores.len());
-    bucket_ids(map)
-        .zip(balanced)
-        .map(|(id, core)| (id, table.cores[core]))
-        .filter(|(id, core)| map.buckets[id.0 as usize].leader != *core)
-        .collect()
-}
-
-/// Finds successors for all members that hold shards and shouldn't.
-fn move_off(next: &mut Map) -> Result<(), Refusal> {
-    let table = DriveTable::new(&next.nodes, &next.drives);
-    let domains = table.domains_with_weight();
-    let shards = next.protection.shards();
-    let no_spare = |bucket| Refusal::NoSpareDomain { bucket, needed: shards, domains };
-    let quota = table.quotas(next.buckets.len() as u64, next.protection).map_err(|_| no_spare(BucketId::default()))?;
-    let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
-    for bucket in 0..placement.members.len() {
-        let leaving: Vec<usize> =
-            placement.members[bucket].iter().copied().filter(|&drive| table.holders[drive].weight == 0).collect();
-        for old in leaving {
-            let new = placement.successor(bucket, old).ok_or_else(|| no_spare(BucketId(bucket as u32)))?;
-            placement.replace(bucket, old, new);
-        }
-    }
-    set_members(next, &table, &placement);
-    Ok(())
-}
-
-/// Writes members into the map. A bucket that loses a drive of its newest ensemble gets a new ensemble, and with it a new
-/// epoch, if enough of its members live.
-fn set_members(next: &mut Map, table: &DriveTable, placement: &Placement<'_>) {
-    let mut load = failover::load(next);
-    for (index, members) in placement.members.iter().enumerate() {
-        let ids: Vec<DriveId> = members.iter().map(|&drive| table.ids[drive]).collect();
-        let Some(bucket) = next.buckets.get_mut(index).filter(|bucket| bucket.members != ids) else { continue };
-        bucket.members = ids;
-        bucket.layout = Layout(bucket.layout.0 + 1);
-        let newest = bucket.ensembles.first().map(|ensemble| ensemble.drives.as_slice()).unwrap_or_default();
-        if newest.iter().all(|drive| bucket.members.contains(drive)) {
-            continue;
-        }
-        let bucket = bucket.clone();
-        if let Some(drives) = failover::choose(next, &bucket, &load) {
-            drives.iter().for_each(|drive| *load.entry(*drive).or_default() += 1);
-            next.buckets[index] = failover::with_ensemble(&bucket, drives);
-        }
-    }
-}
-
-/// Moves the shards of drives that hold them and shouldn't, as far as there are domains for them; the rest stays.
-pub(crate) fn give_up(next: &mut Map) {
-    let table = DriveTable::new(&next.nodes, &next.drives);
-    let shards = next.protection.shards();
-    let Ok(quota) = table.quotas(next.buckets.len() as u64, next.protection) else { return };
-    let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
-    for bucket in 0..placement.members.len() {
-        let leaving: Vec<usize> =
-            placement.members[bucket].iter().copied().filter(|&drive| table.holders[drive].weight == 0).collect();
-        for old in leaving {
-            if let Some(new) = placement.successor(bucket, old) {
-                placement.replace(bucket, old, new);
+    let change = match part {
+        Part::Node(id) => {
+            let node = next.nodes.get_mut(&id).ok_or(Refusal::NoSuchNode(id))?;
+            if node.purpose == purpose {
+                return Ok(None);
             }
+            (node.purpose, node.state) = (purpose, present(node.state));
+            Change::Node(node.clone())
+        }
+        Part::Drive(id) => {
+            let drive = next.drives.get_mut(&id).ok_or(Refusal::NoSuchDrive(id))?;
+            if drive.purpose == purpose {
+                return Ok(None);
+            }
+            (drive.purpose, drive.state) = (purpose, present(drive.state));
+            Change::Drive(drive.clone())
+        }
+    };
+    if purpose == Purpose::Leave {
+        let table = |map: &Map| DriveTable::new(&map.nodes, &map.drives);
+        let (before, after) = (table(map).domains_with_weight(), table(&next).domains_with_weight());
+        let needed = map.protection.shards();
+        if after < needed && after < before {
+            return Err(Refusal::Leave { part, what: "drives that can take its shards", needed, domains: after });
+        }
+        let votes: BTreeSet<DomainId> = next
+            .nodes
+            .values()
+            .filter(|node| matches!(node.state, State::Up | State::Away) && node.purpose == Purpose::Serve)
+            .map(|node| node.domain)
+            .collect();
+        let is_manager = matches!(part, Part::Node(id) if map.managers.contains(&id));
+        let needed = map.protection.managers();
+        if is_manager && votes.len() < needed {
+            return Err(Refusal::Leave { part, what: "nodes that can be managers", needed, domains: votes.len() });
         }
     }
-    set_members(next, &table, &placement);
+    Ok(Some(delta(map, &next, vec![change])))
 }
 
-fn lead(next: &mut Map, id: BucketId, leader: CoreId) {
-    let incarnation = next.nodes.get(&leader.node).map(|node| node.incarnation).unwrap_or_default();
-    if let Some(bucket) = next.buckets.get_mut(id.0 as usize) {
-        bucket.leader = leader;
-        bucket.incarnation = incarnation;
-        bucket.epoch = Epoch(bucket.epoch.0 + 1);
+/// Takes a node or drive out of the map. Refused as long as anything is on it.
+pub fn remove(map: &Map, part: Part) -> Result<Delta, Refusal> {
+    let in_use = match part {
+        Part::Node(id) => {
+            let node = map.nodes.get(&id).ok_or(Refusal::NoSuchNode(id))?;
+            node.state == State::Up
+        }
+        Part::Drive(id) => {
+            let drive = map.drives.get(&id).ok_or(Refusal::NoSuchDrive(id))?;
+            let others = map.drives.values().any(|other| {
+                other.node == drive.node && other.id != id && !matches!(other.state, State::Failed | State::Joining)
+            });
+            if !others {
+                return Err(Refusal::LastDrive { drive: id, node: drive.node });
+            }
+            drive.state == State::Up
+        }
+    };
+    let holds = Holds::of(map, part);
+    if !holds.is_nothing() {
+        return Err(Refusal::Holds { part, holds });
     }
+    if in_use {
+        return Err(Refusal::InUse(part));
+    }
+    let changes = match part {
+        Part::Drive(id) => vec![Change::RemoveDrive(id)],
+        Part::Node(id) => {
+            let of_node = map.drives.values().filter(|drive| drive.node == id);
+            of_node.map(|drive| Change::RemoveDrive(drive.id)).chain([Change::RemoveNode(id)]).collect()
+        }
+    };
+    Ok(delta(map, map, changes))
 }
 
 /// `changes`, and every bucket in which the two maps differ.

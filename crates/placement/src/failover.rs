@@ -4,10 +4,11 @@
 //! are no more; with fewer nothing is changed, and the bucket's leader refuses to write. A new ensemble goes in front of the
 //! earlier ones and raises the epoch, since nobody writes to an ensemble that the map doesn't name.
 
-use crate::change::{delta, give_up};
+use crate::change::delta;
 use crate::form::bucket_ids;
+use crate::moves::give_up;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::map::{Bucket, Change, Delta, Ensemble, Map, State};
+use weft_wire::map::{Bucket, Change, Delta, Ensemble, Map, Purpose, State};
 use weft_wire::{BucketId, CoreId, DomainId, DriveId, Epoch, NodeId};
 
 /// Buckets that one delta changes; the next one goes on.
@@ -53,15 +54,20 @@ pub fn urgent(map: &Map) -> Option<Delta> {
     node_states(map, &BTreeMap::new())
 }
 
-/// The ensemble that a bucket should have instead of its newest, if there is a better one: one of living drives, of P+2
+/// Whether nothing speaks against a drive of the bucket's journal: it lives, is a member, and is not being emptied.
+pub fn is_well(map: &Map, bucket: &Bucket, drive: DriveId) -> bool {
+    lives(map, drive) && bucket.members.contains(&drive) && !is_leaving(map, drive)
+}
+
+/// The ensemble that a bucket should have instead of its newest, if there is a better one: one of living members that stay, of P+2
 /// if there are so many, and spread so that all drives hold about as many journals. The leader's own drive stays.
 pub fn better_ensemble(map: &Map, id: BucketId) -> Option<Vec<DriveId>> {
     let bucket = map.bucket(id).filter(|bucket| bucket.ensembles.len() < ENSEMBLES_MAX / 2)?;
     let newest = &bucket.ensembles.first()?.drives;
     let load = load(map);
-    let all_live = newest.iter().all(|drive| lives(map, *drive));
+    let all_well = newest.iter().all(|drive| is_well(map, bucket, *drive));
     let chosen = choose(map, bucket, &load)?;
-    if !all_live || chosen.len() > newest.len() {
+    if !all_well || chosen.len() > newest.len() {
         return (!same(&chosen, newest)).then_some(chosen);
     }
     // One change at a time where nothing presses.
@@ -92,6 +98,13 @@ pub fn lives(map: &Map, id: DriveId) -> bool {
     map.drives
         .get(&id)
         .is_some_and(|drive| there(drive.state) && map.nodes.get(&drive.node).is_some_and(|node| there(node.state)))
+}
+
+fn is_leaving(map: &Map, id: DriveId) -> bool {
+    map.drives.get(&id).is_some_and(|drive| {
+        let node = map.nodes.get(&drive.node);
+        drive.purpose == Purpose::Leave || node.is_some_and(|node| node.purpose == Purpose::Leave)
+    })
 }
 
 fn fail_over(next: &mut Map) {
@@ -165,14 +178,9 @@ pub(crate) fn urgent_ensemble(map: &Map, bucket: &Bucket, load: &Load) -> Option
 pub(crate) fn choose(map: &Map, bucket: &Bucket, load: &Load) -> Option<Vec<DriveId>> {
     let newest = bucket.ensembles.first().map(|ensemble| ensemble.drives.as_slice()).unwrap_or_default();
     let own = own_drive(map, bucket);
-    let draining = |drive: DriveId| {
-        let node = map.drives.get(&drive).and_then(|drive| map.nodes.get(&drive.node));
-        node.is_some_and(|node| node.state == State::Draining)
-            || map.drives.get(&drive).is_some_and(|drive| drive.state == State::Draining)
-    };
     let mut candidates: Vec<DriveId> = bucket.members.iter().copied().filter(|drive| lives(map, *drive)).collect();
     candidates.sort_by_key(|drive| {
-        (draining(*drive), !newest.contains(drive), Some(*drive) != own, filled(map, load, *drive, 1), *drive)
+        (is_leaving(map, *drive), !newest.contains(drive), Some(*drive) != own, filled(map, load, *drive, 1), *drive)
     });
     let mut domains: BTreeSet<DomainId> = BTreeSet::new();
     let chosen: Vec<DriveId> = candidates

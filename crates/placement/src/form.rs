@@ -1,11 +1,11 @@
 //! The first map of a cluster.
 
 use crate::quota::{Holder, quotas};
-use crate::request::{FormRequest, NewNode};
+use crate::request::FormRequest;
 use crate::{BUCKET_BITS_MAX, CORES_MAX, DRIVES_MAX, NODES_MAX, Refusal};
 use crate::{ensembles, leaders, members};
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::map::{Bucket, Drive, Ensemble, Map, Node, Protection, State};
+use weft_wire::map::{Bucket, Drive, Ensemble, Map, NewDrive, NewNode, Node, Protection, Purpose, State};
 use weft_wire::{BucketId, ClientId, CoreId, DomainId, DriveId, Epoch, Incarnation, Layout, MapVersion, NodeId};
 
 /// Buckets are split over cores finely enough that one core more or less can be balanced.
@@ -63,6 +63,7 @@ pub fn form(request: &FormRequest) -> Result<Map, Refusal> {
                 incarnation: FIRST_INCARNATION,
                 layout: Layout(1),
                 members: members.iter().map(|&drive| table.ids[drive]).collect(),
+                former: Vec::new(),
                 ensembles: vec![Ensemble {
                     since: FIRST_EPOCH,
                     drives: ensembles[bucket].iter().map(|&drive| table.ids[drive]).collect(),
@@ -71,6 +72,8 @@ pub fn form(request: &FormRequest) -> Result<Map, Refusal> {
         })
         .collect();
     let managers = choose_managers(&nodes, &drives, protection);
+    let next_node = NodeId(nodes.len() as u16 + 1);
+    let next_drive = DriveId(drives.len() as u32 + 1);
     Ok(Map {
         version: MapVersion(1),
         cluster: request.cluster,
@@ -85,6 +88,9 @@ pub fn form(request: &FormRequest) -> Result<Map, Refusal> {
         managers,
         next_client: ClientId(1),
         clients: BTreeMap::new(),
+        next_node,
+        next_drive,
+        hot_spare: 0,
     })
 }
 
@@ -214,14 +220,16 @@ pub(crate) fn node(id: NodeId, domain: DomainId, new: &NewNode) -> Node {
         id,
         name: new.name.clone(),
         domain,
+        domain_name: new.domain.clone(),
         cores: new.cores.clone(),
         control: new.control,
         incarnation: FIRST_INCARNATION,
         state: State::Up,
+        purpose: Purpose::Serve,
     }
 }
 
-pub(crate) fn drive(id: DriveId, node: NodeId, new: &crate::NewDrive) -> Drive {
+pub(crate) fn drive(id: DriveId, node: NodeId, new: &NewDrive) -> Drive {
     Drive {
         id,
         uuid: new.uuid,
@@ -231,6 +239,7 @@ pub(crate) fn drive(id: DriveId, node: NodeId, new: &crate::NewDrive) -> Drive {
         zone_bytes: new.zone_bytes,
         zones: new.zones,
         state: State::Up,
+        purpose: Purpose::Serve,
     }
 }
 
@@ -239,6 +248,10 @@ pub(crate) struct DriveTable {
     pub ids: Vec<DriveId>,
     pub holders: Vec<Holder>,
     pub zones: Vec<u32>,
+    /// Drives whose shards are to be made again elsewhere at once.
+    pub given_up: Vec<bool>,
+    /// Drives that can be given shards now.
+    pub up: Vec<bool>,
     /// Index of each drive's node.
     pub node_of: Vec<usize>,
     pub domains: usize,
@@ -259,6 +272,8 @@ impl DriveTable {
             ids: Vec::new(),
             holders: Vec::new(),
             zones: Vec::new(),
+            given_up: Vec::new(),
+            up: Vec::new(),
             node_of: Vec::new(),
             domains: domain_ids.len(),
             cores: nodes
@@ -271,13 +286,15 @@ impl DriveTable {
         };
         for drive in drives.values() {
             let Some(node) = nodes.get(&drive.node) else { continue };
-            let takes = |state| matches!(state, State::Up | State::Away);
+            let takes = |state, purpose| matches!(state, State::Up | State::Away) && purpose == Purpose::Serve;
             let weight = u64::from(drive.zones).saturating_mul(drive.zone_bytes);
             table.ids.push(drive.id);
             table.holders.push(Holder {
                 domain: domain_index[&node.domain],
-                weight: if takes(drive.state) && takes(node.state) { weight } else { 0 },
+                weight: if takes(drive.state, drive.purpose) && takes(node.state, node.purpose) { weight } else { 0 },
             });
+            table.given_up.push(drive.state == State::Failed || node.state == State::Failed);
+            table.up.push(drive.state == State::Up && node.state == State::Up);
             table.zones.push(drive.zones);
             table.node_of.push(node_index[&drive.node]);
             table.core_of.push(CoreId { node: drive.node, core: drive.core });

@@ -1,7 +1,55 @@
 //! Which core leads which bucket: as many on each core as on any other (one more or less), where possible on a core that owns a
 //! member drive, so that one copy of each record crosses no network.
 
-use std::collections::VecDeque;
+use crate::Refusal;
+use crate::change::delta;
+use crate::form::{DriveTable, bucket_ids, indices};
+use std::collections::{BTreeMap, VecDeque};
+use weft_wire::map::{Delta, Map, State};
+use weft_wire::{BucketId, CoreId, Epoch};
+
+/// Gives buckets to other cores, each with a new epoch.
+pub fn set_leaders(map: &Map, leaders: &BTreeMap<BucketId, CoreId>) -> Result<Delta, Refusal> {
+    let mut next = map.clone();
+    for (&bucket, &core) in leaders {
+        if map.bucket(bucket).is_none() {
+            return Err(Refusal::NoSuchBucket(bucket));
+        }
+        let node = map.nodes.get(&core.node).filter(|node| matches!(node.state, State::Up | State::Draining));
+        if node.is_none_or(|node| usize::from(core.core) >= node.cores.len()) {
+            return Err(Refusal::NoSuchCore(core));
+        }
+        lead(&mut next, bucket, core);
+    }
+    Ok(delta(map, &next, Vec::new()))
+}
+
+/// The buckets that should change their leader so that all cores lead about the same number, and no more of them than that takes.
+/// A core whose node is away, failed or being drained gives up all of its buckets.
+pub fn balance_leaders(map: &Map) -> Vec<(BucketId, CoreId)> {
+    let table = DriveTable::new(&map.nodes, &map.drives);
+    if table.cores.is_empty() {
+        return Vec::new();
+    }
+    let near: Vec<Vec<usize>> = indices(map, &table).iter().map(|members| table.near(members)).collect();
+    let held: Vec<Option<usize>> =
+        map.buckets.iter().map(|bucket| table.cores.binary_search(&bucket.leader).ok()).collect();
+    let balanced = balance(&near, &held, table.cores.len());
+    bucket_ids(map)
+        .zip(balanced)
+        .map(|(id, core)| (id, table.cores[core]))
+        .filter(|(id, core)| map.buckets[id.0 as usize].leader != *core)
+        .collect()
+}
+
+fn lead(next: &mut Map, id: BucketId, leader: CoreId) {
+    let incarnation = next.nodes.get(&leader.node).map(|node| node.incarnation).unwrap_or_default();
+    if let Some(bucket) = next.buckets.get_mut(id.0 as usize) {
+        bucket.leader = leader;
+        bucket.incarnation = incarnation;
+        bucket.epoch = Epoch(bucket.epoch.0 + 1);
+    }
+}
 
 /// For each bucket the index of its core. `near[bucket]` are the cores that own a member; `held[bucket]` the core that leads it now.
 ///

@@ -3,26 +3,37 @@
 //! Nothing here knows time, files, sockets or randomness. The managers' leader computes an outcome once and
 //! consensus carries the outcome, so two versions of this crate never have to agree.
 //!
-//! [`form`] makes the first map. [`add_node`], [`replace_drive`], [`drain`] and [`set_leaders`] make the changes of later ones
-//! and move no more shards than the new balance needs. [`node_states`] is what a node's death or return changes at once.
+//! [`form`] makes the first map. [`add_node`], [`set_purpose`], [`remove`] and their like say what belongs to the cluster;
+//! [`next_moves`] then brings the shards where they should be, a few at a time and no more of them than the new balance needs.
+//! [`node_states`] is what a node's death or return changes at once.
 #![forbid(unsafe_code)]
 
 mod change;
 mod ensembles;
 mod failover;
 mod form;
+mod holds;
 mod leaders;
+mod managers;
 mod members;
 mod movement;
+mod moves;
 mod quota;
 mod refusal;
 mod request;
+mod spare;
 
-pub use change::{add_node, balance_leaders, drain, replace_drive, set_leaders};
-pub use failover::{better_ensemble, drive_failed, lives, node_states, urgent, with_ensemble};
+pub use change::{add_drive, add_node, drive_ready, remove, set_purpose};
+pub use failover::{better_ensemble, drive_failed, is_well, lives, node_states, urgent, with_ensemble};
 pub use form::{BUCKETS_PER_CORE_MIN, ZONES_PER_BUCKET_MIN, form};
+pub use holds::Holds;
+pub use leaders::{balance_leaders, set_leaders};
+pub use managers::next_managers;
+pub use moves::{Moves, moved, moves, next_moves};
 pub use refusal::Refusal;
-pub use request::{FormRequest, NewDrive, NewNode};
+pub use request::FormRequest;
+pub use spare::{Spare, hot_spare, spare};
+pub use weft_wire::map::{NewDrive, NewNode};
 
 /// Most nodes of a cluster: the pair table of placement is quadratic in them.
 pub const NODES_MAX: usize = 1024;

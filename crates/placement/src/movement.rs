@@ -77,32 +77,30 @@ impl<'a> Placement<'a> {
         })
     }
 
-    /// Moves shards from drives above their quota to drives below it, each shard at most once and none between drives that
-    /// are within one of their quota.
-    pub fn even_out(&mut self) {
-        loop {
-            let excess = |drive: usize| self.held[drive] as i64 - self.quota[drive] as i64;
-            let mut givers: Vec<usize> = (0..self.quota.len()).filter(|&drive| excess(drive) > 0).collect();
-            let mut takers: Vec<usize> = (0..self.quota.len()).filter(|&drive| excess(drive) < 0).collect();
-            givers.sort_by_key(|&drive| (-excess(drive), drive));
-            takers.sort_by_key(|&drive| (excess(drive), drive));
-            let next = givers.iter().find_map(|&giver| {
-                takers
-                    .iter()
-                    .take_while(|&&taker| excess(giver) - excess(taker) > 2)
-                    .find_map(|&taker| self.cheapest(giver, taker).map(|bucket| (bucket, giver, taker)))
-            });
-            match next {
-                Some((bucket, giver, taker)) => self.replace(bucket, giver, taker),
-                None => return,
-            }
-        }
+    /// The next move from a drive above its quota to one below it, of the drives that are `free` and the buckets that may.
+    pub fn evening(
+        &self,
+        free: impl Fn(usize) -> bool,
+        may: impl Fn(usize, usize, usize) -> bool,
+    ) -> Option<(usize, usize, usize)> {
+        let excess = |drive: usize| self.held[drive] as i64 - self.quota[drive] as i64;
+        let drives = || (0..self.quota.len()).filter(|&drive| free(drive));
+        let mut givers: Vec<usize> = drives().filter(|&drive| excess(drive) > 0).collect();
+        let mut takers: Vec<usize> = drives().filter(|&drive| excess(drive) < 0).collect();
+        givers.sort_by_key(|&drive| (-excess(drive), drive));
+        takers.sort_by_key(|&drive| (excess(drive), drive));
+        givers.iter().find_map(|&giver| {
+            let cheapest = |&taker: &usize| {
+                self.cheapest(giver, taker, |bucket| may(bucket, giver, taker)).map(|bucket| (bucket, giver, taker))
+            };
+            takers.iter().find_map(cheapest)
+        })
     }
 
     /// The bucket whose move from `giver` to `taker` evens the pairs most.
-    fn cheapest(&self, giver: usize, taker: usize) -> Option<usize> {
+    fn cheapest(&self, giver: usize, taker: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
         (0..self.members.len())
-            .filter(|&bucket| self.members[bucket].contains(&giver) && self.fits(bucket, giver, taker))
+            .filter(|&bucket| self.members[bucket].contains(&giver) && may(bucket) && self.fits(bucket, giver, taker))
             .min_by(|&a, &b| self.pair_cost(a, giver, taker).total_cmp(&self.pair_cost(b, giver, taker)))
     }
 }

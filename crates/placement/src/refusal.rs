@@ -1,8 +1,10 @@
 //! Why a cluster can't be formed or changed so, with the arithmetic.
 
+use crate::Holds;
 use std::net::SocketAddr;
+use weft_wire::manager::Part;
 use weft_wire::map::Protection;
-use weft_wire::{BucketId, CoreId, DomainId, DriveId, NodeId, Uuid};
+use weft_wire::{BucketId, CoreId, DriveId, NodeId, Uuid};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -55,13 +57,24 @@ pub enum Refusal {
     NoSuchBucket(BucketId),
     #[error("{0} is not a core of a node that is up")]
     NoSuchCore(CoreId),
-    #[error("this cluster has no {0}")]
-    NoSuchDomain(DomainId),
     #[error(
-        "{bucket} has {needed} shards (D+P), and no domain beside those of its other members has a drive that is up: \
-         {domains} domains have one. Add a node in another domain first"
+        "without {part} only {domains} failure domains would have {what}, and protection needs {needed}. Add a node in another \
+         domain first"
     )]
-    NoSpareDomain { bucket: BucketId, needed: usize, domains: usize },
+    Leave { part: Part, what: &'static str, needed: usize, domains: usize },
+    #[error("node {0:?} lives; it can't be replaced. Stop it first, or drain it")]
+    Lives(String),
+    #[error("{part} can't be removed yet: it {holds}. `weft status` shows how far that is")]
+    Holds { part: Part, holds: Holds },
+    #[error("{0} is in use and can be given data at any time: drain it first")]
+    InUse(Part),
+    #[error("{drive} is the only drive of {node} that works: drain and remove the node instead")]
+    LastDrive { drive: DriveId, node: NodeId },
+    #[error(
+        "a hot spare of {spare} nodes leaves {left} of {domains} failure domains; protection needs {needed} to make everything \
+         again: at most {most} nodes can be spared"
+    )]
+    Spare { spare: u16, left: usize, domains: usize, needed: usize, most: usize },
     #[error("no id is left for another {0}")]
     NoIdLeft(&'static str),
 }

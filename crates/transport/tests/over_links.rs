@@ -32,10 +32,12 @@ fn map(nodes: &[(u16, SocketAddr)]) -> Map {
             id: NodeId(*id),
             name: format!("n{id}"),
             domain: DomainId(*id),
+            domain_name: None,
             cores: vec![*address],
             control: *address,
             incarnation: Incarnation(1),
             state: State::Up,
+            purpose: weft_wire::map::Purpose::Serve,
         };
         (node.id, node)
     };
@@ -52,6 +54,9 @@ fn map(nodes: &[(u16, SocketAddr)]) -> Map {
         filesystems: BTreeMap::new(),
         managers: Vec::new(),
         next_client: ClientId(1),
+        next_node: Default::default(),
+        next_drive: Default::default(),
+        hot_spare: 0,
         clients: BTreeMap::new(),
     }
 }

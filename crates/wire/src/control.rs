@@ -1,7 +1,8 @@
 //! What `weft` says to a node and what the node answers: one line of JSON each way, over the node's Unix socket, or over
 //! TCP with the token first.
 
-use crate::map::{Map, Protection};
+use crate::manager::Part;
+use crate::map::{Map, NewNode, Protection, Purpose};
 use crate::{DriveId, Incarnation, MapVersion, NodeId, Uuid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -26,6 +27,31 @@ pub enum Command {
     /// Makes the node part of a new cluster: formats its drives.
     Form {
         map: Box<Map>,
+    },
+    /// The whole map, with the cluster's secret.
+    Map,
+    /// Lets a node join the cluster. It is then given the map with `Form`.
+    AddNode {
+        new: NewNode,
+        /// It takes the place of one of the same name whose drives are lost.
+        replace: bool,
+    },
+    /// Formats a blank drive of this node and makes it part of the cluster.
+    AddDrive {
+        path: String,
+    },
+    /// A node or drive is to be emptied, or no longer.
+    SetPurpose {
+        part: Part,
+        purpose: Purpose,
+    },
+    /// Takes a node or drive that holds nothing out of the cluster.
+    Remove {
+        part: Part,
+    },
+    /// Keeps so many nodes' capacity free.
+    HotSpare {
+        nodes: u16,
     },
     /// What the node knows and does.
     Status,
@@ -68,6 +94,7 @@ pub enum Answer {
     Events(Vec<Event>),
     Token(String),
     Pass(Box<PassState>),
+    Map(Box<Map>),
     /// What was asked for can't be done; the text says why and what to do.
     Refused(String),
 }
@@ -130,6 +157,36 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeState>,
     pub filesystems: Vec<FilesystemEntry>,
     pub clients: usize,
+    /// The map's drives, also those of nodes that don't answer.
+    #[serde(default)]
+    pub drives: Vec<DriveEntry>,
+    /// Shards of buckets that are on their way to another drive, and those that will be.
+    #[serde(default)]
+    pub moves_under_way: u64,
+    #[serde(default)]
+    pub moves_waiting: u64,
+    /// So many nodes' capacity is kept free.
+    #[serde(default)]
+    pub hot_spare: u16,
+}
+
+/// What is on a node's drives, or on one drive, as the map has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Buckets' shards that belong there.
+    pub shards: u64,
+    /// That may still be there and belong elsewhere.
+    pub former: u64,
+    /// Buckets' journals.
+    pub journals: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DriveEntry {
+    pub drive: DriveId,
+    pub node: NodeId,
+    pub state: String,
+    pub holds: Holding,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,6 +197,11 @@ pub struct NodeState {
     pub control: SocketAddr,
     pub leads: usize,
     pub manager: bool,
+    /// Its failure domain: what its configuration calls it, or the node's own name.
+    #[serde(default)]
+    pub domain: String,
+    #[serde(default)]
+    pub holds: Holding,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

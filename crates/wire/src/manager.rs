@@ -1,6 +1,6 @@
 //! Between managers, and from anyone to them.
 
-use crate::map::{Delta, Map};
+use crate::map::{Delta, Map, NewDrive, NewNode, Purpose};
 use crate::*;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,25 @@ pub enum ManagerRequest {
     Probe { cluster: Uuid },
     /// A manager lost what it had promised to remember: it asks for a new vote. Answered with `Rejoin`.
     Rejoin { cluster: Uuid, node: NodeId },
+    /// A manager that hears of no leader asks whether it still is one. Answered with `Vote`.
+    HasVote { cluster: Uuid, voter: u64 },
+}
+
+/// A node or one of its drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    Node(NodeId),
+    Drive(DriveId),
+}
+
+impl core::fmt::Display for Part {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Node(node) => node.fmt(f),
+            Self::Drive(drive) => drive.fmt(f),
+        }
+    }
 }
 
 /// Why a bucket is to be led elsewhere.
@@ -76,6 +95,45 @@ pub enum Proposal {
         incarnation: Incarnation,
         drive: DriveId,
     },
+    /// The leader of an epoch has found that nothing of its bucket is left on these former members.
+    Moved {
+        node: NodeId,
+        incarnation: Incarnation,
+        bucket: BucketId,
+        epoch: Epoch,
+        layout: Layout,
+        drives: Vec<DriveId>,
+    },
+    /// A node is to become part of the cluster; it takes part once it has started.
+    AddNode {
+        new: NewNode,
+        /// It takes the place of a node of this name whose drives are lost.
+        replace: bool,
+    },
+    /// A drive is to become part of a running node; it takes part once `DriveReady` says so.
+    AddDrive {
+        node: NodeId,
+        incarnation: Incarnation,
+        drive: NewDrive,
+    },
+    /// The drive is formatted.
+    DriveReady {
+        node: NodeId,
+        incarnation: Incarnation,
+        drive: DriveId,
+    },
+    /// An operator's order: to be emptied, or no longer.
+    SetPurpose {
+        part: Part,
+        purpose: Purpose,
+    },
+    /// Takes out of the map what holds nothing any more.
+    Remove {
+        part: Part,
+    },
+    HotSpare {
+        nodes: u16,
+    },
     CreateFilesystem {
         name: String,
         size_bytes: u64,
@@ -125,6 +183,9 @@ pub enum ManagerReply {
     /// The voter's id that a manager without memory has from now on.
     Rejoin {
         voter: u64,
+    },
+    Vote {
+        has: bool,
     },
 }
 

@@ -70,8 +70,29 @@ pub enum State {
     Away,
     /// Given up: its shards are rebuilt elsewhere.
     Failed,
-    /// Being emptied by an operator's order.
+    /// Takes part, and is being emptied by an operator's order.
     Draining,
+    /// Added to the map, and has not taken part yet: a node that never started, a drive that is not formatted.
+    Joining,
+}
+
+/// What an operator wants of a node or drive, whether it lives or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Purpose {
+    #[default]
+    Serve,
+    /// To be emptied, and then removed.
+    Leave,
+}
+
+impl Purpose {
+    /// The state of a node or drive that takes part.
+    pub fn present(self) -> State {
+        match self {
+            Self::Serve => State::Up,
+            Self::Leave => State::Draining,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +100,15 @@ pub struct Node {
     pub id: NodeId,
     pub name: String,
     pub domain: DomainId,
+    /// What its configuration calls the domain; nodes with the same name share one. A node without is a domain of its own.
+    pub domain_name: Option<String>,
     /// Data address of each core; the index is the core's number.
     pub cores: Vec<SocketAddr>,
     pub control: SocketAddr,
     /// The newest life of its `weftd` that the managers admitted.
     pub incarnation: Incarnation,
     pub state: State,
+    pub purpose: Purpose,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +122,37 @@ pub struct Drive {
     pub zone_bytes: u64,
     pub zones: u32,
     pub state: State,
+    pub purpose: Purpose,
+}
+
+/// A node that is to become part of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewNode {
+    pub name: String,
+    /// Nodes with the same text may fail together. A node without one is its own domain.
+    pub domain: Option<String>,
+    /// Data address of each core; the index is the core's number.
+    pub cores: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    pub drives: Vec<NewDrive>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDrive {
+    pub uuid: Uuid,
+    /// The core of its node which owns it.
+    pub core: u8,
+    pub capacity_bytes: u64,
+    pub zone_bytes: u64,
+    pub zones: u32,
+}
+
+/// A drive that is no member of a bucket any more and may still hold a shard of zone sets from before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    pub drive: DriveId,
+    /// What it holds goes to the member of this place.
+    pub shard: u8,
 }
 
 /// A journal's drives from `since` on, until every earlier record stands on P+1 of a later ensemble.
@@ -116,6 +171,8 @@ pub struct Bucket {
     pub layout: Layout,
     /// D+P drives of different domains; shard i of a new zone set goes to members[i].
     pub members: Vec<DriveId>,
+    /// Until its leader has found that nothing is left there. No drive twice, and none that is a member.
+    pub former: Vec<Former>,
     /// Newest first; never empty.
     pub ensembles: Vec<Ensemble>,
 }
@@ -164,6 +221,11 @@ pub struct Map {
     /// Clients with an id below this and not listed are unknown or gone: refused.
     pub next_client: ClientId,
     pub clients: BTreeMap<ClientId, Client>,
+    /// The next ids of nodes and drives: those of removed ones never come again.
+    pub next_node: NodeId,
+    pub next_drive: DriveId,
+    /// So many nodes' capacity is kept free, so that everything can be made again when they are lost.
+    pub hot_spare: u16,
 }
 
 /// One change of the map. Deltas carry the outcome, never the command, so that all versions compute the same map.
@@ -179,6 +241,7 @@ pub enum Change {
     Managers(Vec<NodeId>),
     Client(Client),
     RemoveClient(ClientId),
+    HotSpare(u16),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,9 +275,15 @@ impl Map {
         }
         for change in &delta.changes {
             match change.clone() {
-                Change::Node(node) => drop(self.nodes.insert(node.id, node)),
+                Change::Node(node) => {
+                    self.next_node = self.next_node.max(NodeId(node.id.0.saturating_add(1)));
+                    self.nodes.insert(node.id, node);
+                }
                 Change::RemoveNode(id) => drop(self.nodes.remove(&id)),
-                Change::Drive(drive) => drop(self.drives.insert(drive.id, drive)),
+                Change::Drive(drive) => {
+                    self.next_drive = self.next_drive.max(DriveId(drive.id.0.saturating_add(1)));
+                    self.drives.insert(drive.id, drive);
+                }
                 Change::RemoveDrive(id) => drop(self.drives.remove(&id)),
                 Change::Bucket(id, bucket) => self.buckets[id.0 as usize] = bucket,
                 Change::Filesystem(fs) => drop(self.filesystems.insert(fs.id, fs)),
@@ -225,6 +294,7 @@ impl Map {
                     self.clients.insert(client.id, client);
                 }
                 Change::RemoveClient(id) => drop(self.clients.remove(&id)),
+                Change::HotSpare(nodes) => self.hot_spare = nodes,
             }
         }
         self.version = delta.version;

@@ -80,6 +80,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// A node more: configured, started, and added to the cluster.
+    pub fn grow(&mut self) -> Result<()> {
+        self.layout.nodes += 1;
+        self.layout.store(&self.state)?;
+        let mut node = Node::new(&self.layout, &self.state, self.layout.nodes);
+        std::fs::create_dir_all(&node.directory)?;
+        std::fs::write(node.config(), self.layout.config(&self.state, node.number))?;
+        node.start(&self.programs)?;
+        node.wait_ready(READY_DEADLINE)?;
+        let socket = node.socket().to_string_lossy().into_owned();
+        self.nodes.push(node);
+        self.weft(&["node", "add", &socket])?;
+        Ok(())
+    }
+
     /// Runs `weft` against the first node that runs, and returns what it printed.
     pub fn weft<A: AsRef<std::ffi::OsStr>>(&self, arguments: &[A]) -> Result<String> {
         let node = self.nodes.iter().find(|node| node.supervisor().is_some()).context("no node runs")?;

@@ -1,4 +1,5 @@
-//! Waiting until a healed cluster has noticed that it is healed: nodes are believed to be up and all buckets are served.
+//! Waiting until a healed cluster has noticed that it is healed: nodes are believed to be up, all buckets are served, and no shard is
+//! on its way to where it should be.
 
 use crate::world::World;
 use std::time::Duration;
@@ -16,7 +17,10 @@ pub fn settle(world: &mut World, bucket_count: usize) {
             let Some(status) = machine.node().map(|node| node.status()) else { return false };
             served += status.buckets.iter().filter(|bucket| bucket.serving).count();
             status.phase == "serving"
-                && status.cluster.is_some_and(|cluster| cluster.nodes.iter().all(|node| node.state == "up"))
+                && status.cluster.is_some_and(|cluster| {
+                    let rests = cluster.moves_under_way == 0 && cluster.moves_waiting == 0;
+                    rests && cluster.nodes.iter().all(|node| node.state == "up")
+                })
         });
         all && served == bucket_count
     });

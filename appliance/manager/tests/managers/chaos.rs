@@ -38,7 +38,7 @@ fn history(seed: u64) -> u32 {
         match pick(9) {
             // One of five forgets; not another one before it has its vote back.
             8 if down.is_empty() && cluster.all_vote() => {
-                let number = pick(5) as u16 + 1;
+                let number = cluster.newest().managers[pick(5) as usize].0;
                 cluster.crash(number);
                 cluster.store(number).wipe(drive(number, pick(2) as u16));
                 cluster.start(number);

@@ -34,9 +34,8 @@ pub fn drive(node: u16, index: u16) -> Uuid {
     Uuid(u128::from(node) << 16 | u128::from(index))
 }
 
-/// `nodes` nodes of two drives, 3+2: the first five are managers.
-pub fn first_map(nodes: u16) -> Map {
-    let node = |number: u16| NewNode {
+pub fn new_node(number: u16) -> NewNode {
+    NewNode {
         name: format!("n{number}"),
         domain: None,
         cores: vec![MemoryNetwork::address(core(NodeId(number)))],
@@ -50,13 +49,17 @@ pub fn first_map(nodes: u16) -> Map {
                 zones: 2000,
             })
             .collect(),
-    };
+    }
+}
+
+/// `nodes` nodes of two drives, 3+2: the first five are managers.
+pub fn first_map(nodes: u16) -> Map {
     form(&FormRequest {
         cluster: Uuid(0xc1),
         name: "test".into(),
         secret: Secret([1; 16]),
         protection: Protection { data: 3, parity: 2 },
-        nodes: (1..=nodes).map(node).collect(),
+        nodes: (1..=nodes).map(new_node).collect(),
         bucket_bits: None,
     })
     .unwrap()
@@ -90,6 +93,20 @@ impl Cluster {
             cluster.admit(number);
         }
         cluster
+    }
+
+    /// A node more: added to the map by the others, given it, and admitted.
+    pub fn join(&mut self) -> u16 {
+        let number = self.nodes.len() as u16 + 1;
+        let store = MemStore::new(self.time.handle(), vec![drive(number, 0), drive(number, 1)]);
+        self.nodes.push(Node { id: NodeId(number), store, manager: None });
+        self.start(number);
+        let by = self.running().map(|(other, _)| other).find(|other| *other != number).unwrap();
+        self.commit(by, Proposal::AddNode { new: new_node(number), replace: false });
+        let map = Map::clone(&self.manager(by).map().unwrap());
+        self.time.block_on(self.manager(number).bootstrap(NodeId(number), map)).unwrap();
+        self.admit(number);
+        number
     }
 
     /// Starts a process with what its drives remember.
@@ -168,10 +185,20 @@ impl Cluster {
         self.running().filter(|(_, manager)| manager.status().role == Role::Leader).map(|(number, _)| number).max()
     }
 
-    /// All five managers run and have a vote.
+    /// The newest map that any running node has.
+    pub fn newest(&self) -> Rc<Map> {
+        let maps = self.running().filter_map(|(_, manager)| manager.map());
+        maps.max_by_key(|map| map.version).unwrap()
+    }
+
+    /// All five managers, whoever they are by now, run and have a vote.
     pub fn all_vote(&self) -> bool {
         let votes = |role| matches!(role, Role::Leader | Role::Candidate | Role::Follower);
-        self.running().filter(|(number, manager)| *number <= 5 && votes(manager.status().role)).count() == 5
+        let managers = self.newest().managers.clone();
+        let voting = |(number, manager): &(u16, Rc<Manager>)| {
+            managers.contains(&NodeId(*number)) && votes(manager.status().role)
+        };
+        self.running().filter(voting).count() == 5
     }
 
     /// Lets time pass until `is_so`, at most a minute of it.

@@ -134,7 +134,7 @@ fn a_cut_off_node_is_away_until_it_is_heard_again() {
 fn a_second_life_ends_the_first() {
     let cluster = Cluster::formed(6, 47);
     let manager = cluster.manager(6);
-    let ended = cluster.time.handle().spawn("superseded", async move { manager.superseded().await });
+    let ended = cluster.time.handle().spawn("superseded", async move { manager.ended().await });
     cluster.time.run_for(Duration::from_secs(5));
     assert!(!ended.is_finished());
     let cores = cluster.agreed().nodes[&NodeId(6)].cores.clone();

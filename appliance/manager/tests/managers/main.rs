@@ -6,5 +6,6 @@ mod decisions;
 mod failover;
 mod follow;
 mod forget;
+mod growth;
 mod hostile;
 mod quorum;

@@ -279,6 +279,7 @@ fn first_map() -> Map {
                 epoch: Epoch(0),
                 incarnation: Incarnation(1),
                 layout: Layout(1),
+                former: Vec::new(),
                 ensembles: vec![Ensemble { since: Epoch(1), drives: members[..PROTECTION.ensemble()].to_vec() }],
                 members,
             }
@@ -302,10 +303,12 @@ fn first_map() -> Map {
                     id: NodeId(node),
                     name: format!("node{node}"),
                     domain: DomainId(node),
+                    domain_name: None,
                     cores,
                     control: MemoryNetwork::address(drive_core(node)),
                     incarnation: Incarnation(1),
                     state: State::Up,
+                    purpose: map::Purpose::Serve,
                 };
                 (node.id, node)
             })
@@ -315,6 +318,9 @@ fn first_map() -> Map {
         filesystems: BTreeMap::from([(FS, fs)]),
         managers: Vec::new(),
         next_client: ClientId(9),
+        next_node: Default::default(),
+        next_drive: Default::default(),
+        hot_spare: 0,
         clients: clients.collect(),
     }
 }

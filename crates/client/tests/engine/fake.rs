@@ -163,10 +163,12 @@ impl World {
                 id: NodeId(id),
                 name: format!("node{id}"),
                 domain: DomainId(id),
+                domain_name: None,
                 cores: vec![MemoryNetwork::address(core(id))],
                 control: MemoryNetwork::address(core(id)),
                 incarnation: Incarnation(1),
                 state: State::Up,
+                purpose: weft_wire::map::Purpose::Serve,
             };
             (node.id, node)
         });
@@ -175,6 +177,7 @@ impl World {
             epoch: Epoch(1),
             incarnation: Incarnation(1),
             layout: Layout(1),
+            former: Vec::new(),
             members: Vec::new(),
             ensembles: vec![Ensemble { since: Epoch(1), drives: Vec::new() }],
         };
@@ -193,6 +196,9 @@ impl World {
             filesystems: [(FS, filesystem)].into(),
             managers: (1..=NODES).map(NodeId).collect(),
             next_client: ClientId(1),
+            next_node: Default::default(),
+            next_drive: Default::default(),
+            hot_spare: 0,
             clients: BTreeMap::new(),
         };
         let mut world = Self {

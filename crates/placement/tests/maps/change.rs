@@ -2,10 +2,15 @@
 
 use crate::common::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
-use weft_placement::{Refusal, add_node, balance_leaders, drain, form, replace_drive, set_leaders};
-use weft_wire::map::{Delta, Map, State};
-use weft_wire::{BucketId, CoreId, DriveId, Epoch, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use weft_placement::{
+    FormRequest, Holds, Moves, NewNode, Refusal, add_drive, add_node, balance_leaders, better_ensemble, drive_failed,
+    drive_ready, form, hot_spare, moved, moves, next_managers, next_moves, node_states, remove, set_leaders,
+    set_purpose, spare, with_ensemble,
+};
+use weft_wire::manager::Part;
+use weft_wire::map::{Delta, Map, Purpose, State};
+use weft_wire::{BucketId, CoreId, DriveId, Epoch, Incarnation, NodeId};
 
 fn applied(map: &Map, delta: &Delta) -> Map {
     let mut next = map.clone();
@@ -15,32 +20,131 @@ fn applied(map: &Map, delta: &Delta) -> Map {
         let changed = old.leader != new.leader || old.ensembles != new.ensembles;
         assert_eq!(changed, new.epoch > old.epoch, "epochs rise with leader or ensemble, and only then");
         assert!(new.ensembles.ends_with(&old.ensembles), "earlier ensembles stay listed");
+        for drive in old.members.iter().filter(|drive| !new.members.contains(drive)) {
+            assert!(new.former.iter().any(|former| former.drive == *drive), "who was a member is former");
+        }
     }
     next
 }
 
-fn moved(old: &Map, new: &Map) -> u64 {
+/// Shards that were put on another drive from `old` to `new`.
+fn differences(old: &Map, new: &Map) -> u64 {
     let pairs = old.buckets.iter().zip(&new.buckets);
     pairs.map(|(old, new)| new.members.iter().filter(|drive| !old.members.contains(drive)).count() as u64).sum()
 }
 
-#[test]
-fn growing_moves_the_minimum() {
-    let mut request = uniform("8+2", 50, 1, 1);
-    request.bucket_bits = Some(10);
+/// A node is admitted for the first time.
+fn started(map: &Map, id: NodeId) -> Map {
+    let mut node = map.nodes[&id].clone();
+    (node.state, node.incarnation) = (node.purpose.present(), Incarnation(node.incarnation.0 + 1));
+    let mut next = map.clone();
+    next.nodes.insert(id, node);
+    next
+}
+
+fn grown(map: &Map, new: &NewNode) -> Map {
+    let delta = add_node(map, new, false).unwrap().unwrap();
+    let id = map.next_node;
+    let joined = applied(map, &delta);
+    assert_eq!(joined.nodes[&id].state, State::Joining);
+    let moved = next_moves(&joined).map_or(joined.clone(), |delta| applied(&joined, &delta));
+    assert!(Holds::of(&moved, Part::Node(id)).is_nothing(), "nothing moves to who never started");
+    started(&joined, id)
+}
+
+fn leaves(map: &Map, part: Part) -> Result<Map, Refusal> {
+    Ok(applied(map, &set_purpose(map, part, Purpose::Leave)?.unwrap()))
+}
+
+/// Everything moves: buckets' leaders copy what is to be copied, ensembles and leaders follow. The steps that shards made.
+fn settled(map: &Map) -> (Map, u64) {
+    let (mut map, mut steps) = (map.clone(), 0);
+    for _ in 0..100_000 {
+        if let Some(delta) = next_moves(&map) {
+            let next = applied(&map, &delta);
+            bounded(&map, &next);
+            steps += differences(&map, &next);
+            map = next;
+        }
+        // The first that moves is done; others are still under way when the next ones begin.
+        let Some(id) = map.buckets.iter().position(|bucket| !bucket.former.is_empty()) else {
+            return (followed(map), steps);
+        };
+        let id = BucketId(id as u32);
+        let drives: Vec<DriveId> = map.bucket(id).unwrap().former.iter().map(|former| former.drive).collect();
+        map = applied(&map, &moved(&map, id, &drives).unwrap());
+    }
+    panic!("it never ends");
+}
+
+/// Few at a time: what begins to move is in a bucket that moves nothing else, between drives that take part in no more than four
+/// moves. What goes to a drive that is given up meanwhile goes elsewhere, however many that are.
+fn bounded(before: &Map, map: &Map) {
+    let mut busy: BTreeMap<DriveId, usize> = BTreeMap::new();
+    let mut begun = BTreeSet::new();
+    for (old, bucket) in before.buckets.iter().zip(&map.buckets) {
+        for former in &bucket.former {
+            let ends = [former.drive, bucket.members[usize::from(former.shard)]];
+            ends.iter().for_each(|drive| *busy.entry(*drive).or_default() += 1);
+            if !old.former.contains(former) && weft_placement::lives(map, former.drive) {
+                assert!(old.former.is_empty(), "{:?} before {:?}", old.former, bucket.former);
+                begun.extend(ends);
+            }
+        }
+    }
+    assert!(begun.iter().all(|drive| busy[drive] <= 4), "{begun:?} of {busy:?}");
+}
+
+/// What leaders of buckets ask for, until they have it.
+fn followed(mut map: Map) -> Map {
+    let leaders = balance_leaders(&map);
+    map = applied(&map, &set_leaders(&map, &leaders.into_iter().collect()).unwrap());
+    for index in 0..map.buckets.len() {
+        let id = BucketId(index as u32);
+        for _ in 0..4 {
+            map.buckets[index].ensembles.truncate(1);
+            let Some(drives) = better_ensemble(&map, id) else { break };
+            map.buckets[index] = with_ensemble(&map.buckets[index], drives);
+        }
+    }
+    while let Some(managers) = next_managers(&map) {
+        map.managers = managers;
+    }
+    check(&map);
+    assert_eq!(moves(&map).under_way, 0);
+    map
+}
+
+fn large(protection: &str, nodes: usize, bits: u8) -> FormRequest {
+    let mut request = uniform(protection, nodes, 1, 1);
+    request.bucket_bits = Some(bits);
     for node in &mut request.nodes {
         node.drives[0].zones = 16_384;
         node.drives[0].capacity_bytes *= 8;
     }
-    let first = form(&request).unwrap();
-    let mut map = first.clone();
+    request
+}
+
+/// Fill of the fullest drive that may hold anything, relative to the mean.
+fn fill(map: &Map) -> f64 {
+    let serving = |drive: &DriveId| {
+        weft_placement::lives(map, *drive) && {
+            let drive = &map.drives[drive];
+            drive.purpose == Purpose::Serve && map.nodes[&drive.node].purpose == Purpose::Serve
+        }
+    };
+    let held: Vec<u64> = shards(map).into_iter().filter(|(id, _)| serving(id)).map(|(_, count)| count).collect();
+    let mean = held.iter().sum::<u64>() as f64 / held.len() as f64;
+    held.into_iter().max().unwrap_or(0) as f64 / mean
+}
+
+#[test]
+fn growing_moves_the_minimum() {
+    let mut map = form(&large("8+2", 50, 9)).unwrap();
     let mut steps = 0;
     for number in 50..55 {
-        let mut new = node(number, 1, &[16_384]);
-        new.domain = None;
-        let next = applied(&map, &add_node(&map, &new, None).unwrap());
-        check(&next);
-        steps += moved(&map, &next);
+        let (next, moved) = settled(&grown(&map, &node(number, 1, &[16_384])));
+        steps += moved;
         map = next;
     }
     let total = (map.buckets.len() * map.protection.shards()) as f64;
@@ -55,39 +159,185 @@ fn growing_moves_the_minimum() {
 }
 
 #[test]
-fn a_failed_drive_is_spread_over_the_rest() {
-    let map = form(&uniform("4+2", 12, 1, 2)).unwrap();
-    let failed = DriveId(5);
-    let next = applied(&map, &replace_drive(&map, failed).unwrap());
-    check(&next);
-    assert_eq!(next.drives[&failed].state, State::Failed);
-    assert_eq!(shards(&next)[&failed], 0);
-    assert_eq!(moved(&map, &next), shards(&map)[&failed], "only what the drive held moves");
-    let others = shards(&next).into_iter().filter(|(id, _)| *id != failed).map(|(_, count)| count);
-    let (low, high) = spread(others);
-    assert!(high - low <= 2, "{low}..{high}");
+fn ten_more_than_a_hundred_take_their_share_and_no_more() {
+    let first = form(&large("8+2", 100, 8)).unwrap();
+    let mut map = first.clone();
+    for number in 100..110 {
+        map = grown(&map, &node(number, 1, &[16_384]));
+    }
+    let (map, steps) = settled(&map);
+    let share = steps as f64 / (first.buckets.len() * first.protection.shards()) as f64;
+    assert!(share <= 10.0 / 110.0 * 1.05, "{share} of all shards moved");
+    assert!(fill(&map) <= 1.05, "{}", fill(&map));
 }
 
 #[test]
-fn draining_empties_a_node() {
-    let map = form(&uniform("4+2", 8, 2, 2)).unwrap();
-    let next = applied(&map, &drain(&map, NodeId(3)).unwrap());
-    check(&next);
-    assert!(next.drives.values().filter(|drive| drive.node == NodeId(3)).all(|drive| shards(&next)[&drive.id] == 0));
-    assert!(next.buckets.iter().all(|bucket| bucket.leader.node != NodeId(3)));
-    let (low, high) = spread(led(&next).into_values());
+fn a_node_more_and_a_node_less() {
+    let first = form(&uniform("4+2", 6, 1, 1)).unwrap();
+    let total = (first.buckets.len() * first.protection.shards()) as f64;
+    let (seven, grew) = settled(&grown(&first, &node(6, 1, &[2048])));
+    assert!(grew as f64 <= total / 7.0 * 1.1, "{grew} of {total}");
+    assert!(fill(&seven) <= 1.05, "{}", fill(&seven));
+    for leaver in [NodeId(7), NodeId(2)] {
+        let held = Holds::of(&seven, Part::Node(leaver)).shards;
+        let (six, shrank) = settled(&leaves(&seven, Part::Node(leaver)).unwrap());
+        assert_eq!(shrank, held, "only what it held");
+        assert_eq!(Holds::of(&six, Part::Node(leaver)), Holds::default());
+        let left = applied(&six, &remove(&six, Part::Node(leaver)).unwrap());
+        check(&left);
+        assert_eq!(left.drives.len(), 6);
+        let again = grown(&left, &node(8, 1, &[2048]));
+        assert_eq!(again.nodes.keys().next_back(), Some(&NodeId(8)), "no id comes again");
+        assert_eq!(again.drives.keys().next_back(), Some(&DriveId(8)));
+    }
+}
+
+#[test]
+fn what_holds_anything_is_not_removed() {
+    let seven = settled(&grown(&form(&uniform("4+2", 6, 1, 1)).unwrap(), &node(6, 1, &[2048]))).0;
+    let (leaver, drive) = (Part::Node(NodeId(1)), Part::Drive(DriveId(1)));
+    let draining = leaves(&seven, leaver).unwrap();
+    assert_eq!(draining.nodes[&NodeId(1)].state, State::Draining);
+    let text = remove(&draining, leaver).unwrap_err().to_string();
+    for part in ["leads", "is a member of", "journals", "is a manager"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(matches!(remove(&draining, drive), Err(Refusal::LastDrive { .. })));
+    let moving = applied(&draining, &next_moves(&draining).unwrap());
+    assert!(Holds::of(&moving, drive).former > 0);
+    // It is not to leave after all: what did not move yet stays, the rest comes back.
+    let stays = applied(&moving, &set_purpose(&moving, leaver, Purpose::Serve).unwrap().unwrap());
+    assert_eq!(stays.nodes[&NodeId(1)].state, State::Up);
+    assert_eq!(set_purpose(&stays, leaver, Purpose::Serve), Ok(None));
+    let back = settled(&stays).0;
+    assert!(fill(&back) <= 1.05);
+    // Nothing is on a node that has just started, and everything can be in a moment.
+    let fresh = grown(&seven, &node(7, 1, &[2048]));
+    assert_eq!(remove(&fresh, Part::Node(NodeId(8))), Err(Refusal::InUse(Part::Node(NodeId(8)))));
+}
+
+#[test]
+fn a_node_that_dies_while_it_is_drained_is_given_up_and_stays_leaving() {
+    let seven = settled(&grown(&form(&uniform("4+2", 6, 1, 1)).unwrap(), &node(6, 1, &[2048]))).0;
+    let draining = leaves(&seven, Part::Node(NodeId(3))).unwrap();
+    let moving = applied(&draining, &next_moves(&draining).unwrap());
+    let states = |state| BTreeMap::from([(NodeId(3), state)]);
+    let away = applied(&moving, &node_states(&moving, &states(State::Away)).unwrap());
+    assert!(away.buckets.iter().all(|bucket| bucket.leader.node != NodeId(3)));
+    let failed = applied(&away, &node_states(&away, &states(State::Failed)).unwrap());
+    assert_eq!(shards(&failed)[&DriveId(3)], 0, "what it held is made again at once");
+    let (empty, _) = settled(&failed);
+    assert!(remove(&empty, Part::Node(NodeId(3))).is_ok());
+    let back = started(&empty, NodeId(3));
+    assert_eq!(back.nodes[&NodeId(3)].state, State::Draining, "the order stands");
+    assert_eq!(moves(&back), Moves::default());
+}
+
+#[test]
+fn a_failed_drive_is_spread_over_the_rest_and_used_again_when_it_is_back() {
+    let map = form(&uniform("4+2", 12, 1, 2)).unwrap();
+    let failed = DriveId(5);
+    let next = applied(&map, &drive_failed(&map, failed).unwrap());
+    assert_eq!(next.drives[&failed].state, State::Failed);
+    assert_eq!(shards(&next)[&failed], 0);
+    assert_eq!(differences(&map, &next), shards(&map)[&failed], "only what the drive held moves, and all at once");
+    let (next, _) = settled(&next);
+    assert!(fill(&next) <= 1.1, "{}", fill(&next));
+    let mut back = next.clone();
+    back.drives.get_mut(&failed).unwrap().state = State::Up;
+    let (back, steps) = settled(&back);
+    let (low, high) = spread(shards(&back).into_values());
     assert!(high - low <= 1, "{low}..{high}");
-    let leaders = map.buckets.iter().zip(&next.buckets).filter(|(old, new)| old.leader != new.leader).count();
-    assert_eq!(leaders, map.buckets.iter().filter(|bucket| bucket.leader.node == NodeId(3)).count());
+    assert!(steps <= shards(&back)[&failed] + 1, "{steps}");
+}
+
+#[test]
+fn a_node_whose_drives_are_lost_is_replaced_by_one_of_its_name() {
+    let map = form(&uniform("4+2", 6, 1, 1)).unwrap();
+    let mut new = node(1, 1, &[2048]);
+    new.drives[0].uuid = weft_wire::Uuid(99);
+    assert_eq!(add_node(&map, &new, true), Err(Refusal::Lives("n1".into())));
+    let states = BTreeMap::from([(NodeId(2), State::Away)]);
+    let away = applied(&map, &node_states(&map, &states).unwrap());
+    assert!(matches!(add_node(&away, &new, false), Err(Refusal::NameTwice(_))));
+    let joined = applied(&away, &add_node(&away, &new, true).unwrap().unwrap());
+    assert_eq!(joined.drives[&DriveId(2)].state, State::Failed);
+    assert_eq!(joined.drives[&DriveId(7)].node, NodeId(2));
+    assert_eq!(joined.nodes[&NodeId(2)].domain, map.nodes[&NodeId(2)].domain);
+    assert_eq!(add_node(&joined, &new, true), Ok(None), "said again");
+    let (whole, steps) = settled(&started(&joined, NodeId(2)));
+    assert_eq!(steps, shards(&map)[&DriveId(2)]);
+    assert_eq!(shards(&whole)[&DriveId(7)], shards(&map)[&DriveId(2)]);
+    let left = applied(&whole, &remove(&whole, Part::Drive(DriveId(2))).unwrap());
+    check(&left);
+}
+
+#[test]
+fn a_drive_takes_part_when_it_is_ready() {
+    let map = form(&uniform("4+2", 6, 1, 1)).unwrap();
+    let new = node(20, 1, &[2048]).drives[0];
+    let added = applied(&map, &add_drive(&map, NodeId(2), &new).unwrap().unwrap());
+    assert_eq!(added.drives[&DriveId(7)].state, State::Joining);
+    assert_eq!(next_moves(&added), None);
+    // Its node was started again before it was formatted: a blank drive has a new uuid.
+    let again = weft_placement::NewDrive { uuid: weft_wire::Uuid(98), ..new };
+    let added = applied(&added, &add_drive(&added, NodeId(2), &again).unwrap().unwrap());
+    assert_eq!((added.drives.len(), added.drives[&DriveId(7)].uuid), (7, again.uuid));
+    let ready = applied(&added, &drive_ready(&added, DriveId(7)).unwrap().unwrap());
+    let (even, _) = settled(&ready);
+    let held = shards(&even);
+    assert!(held[&DriveId(2)].abs_diff(held[&DriveId(7)]) <= 1, "the node's share is halved: {held:?}");
+    // And the old one goes.
+    let (left, _) = settled(&leaves(&even, Part::Drive(DriveId(2))).unwrap());
+    check(&applied(&left, &remove(&left, Part::Drive(DriveId(2))).unwrap()));
 }
 
 #[test]
 fn no_domain_to_spare_is_said() {
     let map = form(&uniform("4+2", 6, 1, 1)).unwrap();
-    let text = replace_drive(&map, DriveId(1)).unwrap_err().to_string();
-    assert!(text.contains("6 shards (D+P)") && text.contains("5 domains have one"), "{text}");
-    assert!(matches!(drain(&map, NodeId(1)), Err(Refusal::NoSpareDomain { .. })));
-    assert_eq!(replace_drive(&map, DriveId(9)), Err(Refusal::NoSuchDrive(DriveId(9))));
+    let text = leaves(&map, Part::Node(NodeId(1))).unwrap_err().to_string();
+    assert!(text.contains("without node1 only 5 failure domains") && text.contains("needs 6"), "{text}");
+    assert!(matches!(leaves(&map, Part::Drive(DriveId(1))), Err(Refusal::Leave { .. })));
+    assert_eq!(leaves(&map, Part::Drive(DriveId(9))), Err(Refusal::NoSuchDrive(DriveId(9))));
+    // 3+4 needs nine managers, and seven domains for shards.
+    let map = form(&uniform("3+4", 9, 1, 1)).unwrap();
+    let text = leaves(&map, Part::Node(NodeId(1))).unwrap_err().to_string();
+    assert!(text.contains("managers") && text.contains("needs 9"), "{text}");
+}
+
+#[test]
+fn managers_are_replaced_one_by_one() {
+    let mut map = form(&uniform("4+2", 9, 1, 1)).unwrap();
+    let first = map.managers.clone();
+    assert_eq!(next_managers(&map), None);
+    map.nodes.get_mut(&first[0]).unwrap().state = State::Away;
+    assert_eq!(next_managers(&map), None, "it is expected back");
+    map.nodes.get_mut(&first[0]).unwrap().state = State::Failed;
+    map = leaves(&map, Part::Node(first[1])).unwrap();
+    let next = next_managers(&map).unwrap();
+    assert_eq!(next.len(), 5);
+    assert_eq!(next.iter().filter(|id| !first.contains(id)).count(), 1, "one at a time");
+    assert_eq!(next.iter().filter(|id| map.nodes[id].domain == map.nodes[&first[4]].domain).count(), 1);
+    map.managers = next;
+    map.managers = next_managers(&map).unwrap();
+    assert!(!map.managers.contains(&first[0]) && !map.managers.contains(&first[1]));
+    assert_eq!(next_managers(&map), None);
+}
+
+#[test]
+fn a_hot_spare_is_capacity_of_the_largest() {
+    let mut request = uniform("4+2", 8, 1, 1);
+    request.nodes[3] = node(3, 1, &[4096]);
+    let map = form(&request).unwrap();
+    let two = spare(&map, 2);
+    assert_eq!(two.total_bytes, (7 * 2048 + 4096) * MIB);
+    assert_eq!(two.reserved_bytes, (4096 + 2048) * MIB);
+    assert_eq!(two.usable(18), 12);
+    let kept = applied(&map, &hot_spare(&map, 2).unwrap().unwrap());
+    assert_eq!(kept.hot_spare, 2);
+    assert_eq!(hot_spare(&kept, 2), Ok(None));
+    let text = hot_spare(&map, 3).unwrap_err().to_string();
+    assert!(text.contains("leaves 5 of 8") && text.contains("at most 2"), "{text}");
 }
 
 #[test]
@@ -115,55 +365,66 @@ fn leaders_are_set_and_brought_back() {
 
 #[test]
 fn a_new_node_may_join_a_domain() {
-    let map = form(&uniform("4+2", 7, 1, 1)).unwrap();
-    let domain = map.nodes[&NodeId(2)].domain;
-    let next = applied(&map, &add_node(&map, &node(7, 1, &[2048]), Some(domain)).unwrap());
-    check(&next);
-    assert_eq!(next.nodes[&NodeId(8)].domain, domain);
-    assert!(matches!(add_node(&map, &node(6, 1, &[2048]), None), Err(Refusal::NameTwice(_))));
-    assert!(matches!(
-        add_node(&map, &node(9, 1, &[2048]), Some(weft_wire::DomainId(99))),
-        Err(Refusal::NoSuchDomain(_))
-    ));
+    let named = |number: usize, rack: &str| NewNode { domain: Some(rack.into()), ..node(number, 1, &[2048]) };
+    let nodes = (0..7).map(|number| named(number, &format!("rack{number}"))).collect();
+    let map = form(&request("4+2", nodes)).unwrap();
+    let next = grown(&map, &named(7, "rack2"));
+    assert_eq!(next.nodes[&NodeId(8)].domain, map.nodes[&NodeId(3)].domain);
+    let other = grown(&map, &named(7, "rack9"));
+    assert!(map.nodes.values().all(|node| node.domain != other.nodes[&NodeId(8)].domain));
+    let (even, _) = settled(&next);
+    let held = shards(&even);
+    assert!(held[&DriveId(3)].abs_diff(held[&DriveId(8)]) <= 1, "the rack is halved: {held:?}");
+    assert!(matches!(add_node(&map, &named(6, "x"), false), Err(Refusal::NameTwice(_))));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens to a cluster, one change after the other: rules kept, and at most the share of the drives concerned moves.
+    /// Whatever happens to a cluster, one change after the other, also while shards are on their way: rules kept, few moves at
+    /// a time, an end, and an even fill.
     #[test]
-    fn changes_keep_the_rules(nodes in 9usize..14, events in proptest::collection::vec((0u8..3, any::<u16>()), 1..5)) {
+    fn changes_keep_the_rules(nodes in 9usize..14, events in proptest::collection::vec((0u8..5, any::<u16>(), 0usize..12), 1..6)) {
         let mut map = form(&uniform("4+2", nodes, 1, 2)).unwrap();
-        for (count, (kind, pick)) in events.into_iter().enumerate() {
-            let held = shards(&map);
-            let (delta, bound) = match kind {
-                0 => {
-                    let delta = add_node(&map, &node(nodes + count, 1, &[2048, 2048]), None).unwrap();
-                    let live = 2 + map.drives.values().filter(|drive| drive.state == State::Up).count() as u64;
-                    (Ok(delta), 2 * (held.values().sum::<u64>().div_ceil(live) + 1))
-                }
-                1 => {
-                    let drive = *map.drives.keys().nth(usize::from(pick) % map.drives.len()).unwrap();
-                    (replace_drive(&map, drive), held[&drive])
-                }
-                _ => {
-                    let node = *map.nodes.keys().nth(usize::from(pick) % map.nodes.len()).unwrap();
-                    let of_node = map.drives.values().filter(|drive| drive.node == node);
-                    (drain(&map, node), of_node.map(|drive| held[&drive.id]).sum())
-                }
+        for (count, (kind, pick, steps)) in events.into_iter().enumerate() {
+            let node_id = *map.nodes.keys().nth(usize::from(pick) % map.nodes.len()).unwrap();
+            let drive = *map.drives.keys().nth(usize::from(pick) % map.drives.len()).unwrap();
+            let changed = match kind {
+                0 => Ok(Some(grown(&map, &node(nodes + count, 1, &[2048, 2048])))),
+                1 => Ok(drive_failed(&map, drive).map(|delta| applied(&map, &delta))),
+                2 => set_purpose(&map, Part::Node(node_id), Purpose::Leave).map(|delta| delta.map(|delta| applied(&map, &delta))),
+                3 => set_purpose(&map, Part::Drive(drive), Purpose::Leave).map(|delta| delta.map(|delta| applied(&map, &delta))),
+                _ => set_purpose(&map, Part::Node(node_id), Purpose::Serve).map(|delta| delta.map(|delta| applied(&map, &delta))),
             };
-            match delta {
-                Ok(delta) => {
+            match changed {
+                Ok(Some(next)) => map = next,
+                Ok(None) => {}
+                Err(refusal) => prop_assert!(matches!(refusal, Refusal::Leave { .. }), "{}", refusal),
+            }
+            // Some of it moves before the next thing happens.
+            for _ in 0..steps {
+                if let Some(delta) = next_moves(&map) {
                     let next = applied(&map, &delta);
-                    check(&next);
-                    prop_assert!(moved(&map, &next) <= bound, "moved {} of at most {bound}", moved(&map, &next));
+                    bounded(&map, &next);
                     map = next;
                 }
-                Err(refusal) => {
-                    let spare = matches!(refusal, Refusal::NoSpareDomain { .. });
-                    prop_assert!(spare, "{}", refusal);
-                }
+                let Some(id) = map.buckets.iter().rposition(|bucket| !bucket.former.is_empty()) else { break };
+                let drives: Vec<DriveId> = map.buckets[id].former.iter().map(|former| former.drive).collect();
+                map = applied(&map, &moved(&map, BucketId(id as u32), &drives).unwrap());
+            }
+            for bucket in &map.buckets {
+                prop_assert!(bucket.former.iter().all(|former| !bucket.members.contains(&former.drive)));
             }
         }
+        // Failed drives of a cluster with domains to spare hold nothing in the end, nor does what leaves.
+        let (end, _) = settled(&map);
+        for drive in end.drives.values() {
+            let leaves = drive.purpose == Purpose::Leave || end.nodes[&drive.node].purpose == Purpose::Leave;
+            if leaves || drive.state == State::Failed {
+                prop_assert_eq!(shards(&end)[&drive.id], 0);
+            }
+        }
+        prop_assert_eq!(moves(&end).under_way, 0);
+        prop_assert!(next_moves(&end).is_none());
     }
 }
