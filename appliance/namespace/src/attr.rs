@@ -146,6 +146,10 @@ impl Namespace {
             return Ok(false);
         }
         inode.cut_generation += 1;
+        let cuts_elsewhere = old > SLAB_BYTES;
+        if !cuts_elsewhere {
+            inode.published_from = inode.cut_generation;
+        }
         if !inode.inline.is_empty() {
             inode.inline = inode.inline.slice(..inode.inline.len().min(size as usize));
             return Ok(false);
@@ -158,7 +162,7 @@ impl Namespace {
             self.zero_tail(call, number, size, batch).await?;
         }
         inode.blocks = self.blocks_after(call, number, batch).await?;
-        Ok(old > SLAB_BYTES)
+        Ok(cuts_elsewhere)
     }
 
     /// The rest of the block in which the file ends must read as zeros when the file grows again.

@@ -38,6 +38,7 @@ impl Namespace {
             return Ok(false);
         }
         inode.cut_generation += 1;
+        inode.published_from = inode.cut_generation;
         let batch = self.cut_elsewhere(call, number, inode, end, Batch::new()).await?;
         self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
         Ok(true)

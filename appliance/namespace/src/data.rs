@@ -374,9 +374,14 @@ impl Namespace {
         }
         let _guard = self.lock_inodes(call, [number]).await;
         let mut inode = self.file(call, number).await?;
-        if end > 0 && cut_generation < inode.cut_generation {
+        if end > 0 && cut_generation < inode.published_from {
             return Err(FsError::Cut { generation: inode.cut_generation });
         }
+        // Truncates alone have come since, and the slabs took the data when they had not heard of them (a client's word for
+        // a generation is younger than any cut that a bucket has forgotten): the write came first. Written again, it
+        // would be there twice, the second time over what others wrote in between.
+        let before = end > 0 && cut_generation < inode.cut_generation;
+        let end = if before { 0 } else { end };
         if end > inode.size && self.uncover(call, number, &mut inode, written.start).await? {
             return Err(FsError::Cut { generation: inode.cut_generation });
         }

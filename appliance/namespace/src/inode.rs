@@ -27,6 +27,9 @@ pub struct Inode {
     pub ctime_ns: i64,
     pub btime_ns: i64,
     pub cut_generation: u64,
+    /// What was written under older generations than this must be written again before it is published: a cut took it
+    /// from beyond the end, or a truncate left other buckets alone.
+    pub published_from: u64,
     /// Of a directory: where ".." leads.
     pub parent: InodeId,
     /// Of a directory: number of entries.

@@ -39,8 +39,8 @@ pub struct Client {
     fenced: Cell<bool>,
     windows: RefCell<BTreeMap<BucketId, Rc<Window>>>,
     pub(crate) opens: Opens,
-    /// Cut generations of files as last heard. A server that knows a newer one says so.
-    pub(crate) generations: RefCell<BTreeMap<InodeId, u64>>,
+    /// Cut generations of files as last heard, and when. A server that knows a newer one says so.
+    pub(crate) generations: RefCell<BTreeMap<InodeId, (u64, Instant)>>,
     pub(crate) statfs: Cell<Option<(Instant, Space)>>,
     pub(crate) held: Held,
     pub(crate) reports: Reports,

@@ -8,12 +8,13 @@ use crate::client::{Client, unexpected};
 use crate::errno::Errno;
 use crate::request::Failure;
 use crate::tunables::{
-    AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATIONS_MAX, PARALLEL_MAX, PUNCH_SLABS_MAX, SLABS_ASKED_MAX,
+    AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATION_AGE_MAX, GENERATION_USED_MAX, GENERATIONS_MAX, PARALLEL_MAX,
+    PUNCH_SLABS_MAX, SLABS_ASKED_MAX,
 };
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use weft_reactor::{join, join_all};
+use weft_reactor::{Instant, join, join_all};
 use weft_wire::fs::{Attr, FallocateMode, FsOp, FsReply, SeekTarget};
 use weft_wire::hash::slab_position;
 use weft_wire::limits::{FILE_BYTES_MAX, SLAB_BYTES};
@@ -61,15 +62,18 @@ impl Client {
         if generations.len() >= GENERATIONS_MAX && !generations.contains_key(&attr.inode) {
             generations.clear();
         }
-        let known = generations.entry(attr.inode).or_default();
-        *known = attr.cut_generation.max(*known);
+        let heard = (attr.cut_generation, self.handle.now());
+        let known = generations.entry(attr.inode).or_insert(heard);
+        *known = heard.max(*known);
     }
 
-    async fn generation(&self, inode: InodeId) -> Result<u64, Errno> {
+    /// The file's cut generation, and when that was so.
+    async fn generation(&self, inode: InodeId) -> Result<(u64, Instant), Errno> {
+        let now = self.handle.now();
         let known = self.generations.borrow().get(&inode).copied();
-        match known {
-            Some(generation) => Ok(generation),
-            None => Ok(self.getattr(inode).await?.cut_generation),
+        match known.filter(|(_, at)| now.since(*at) < GENERATION_AGE_MAX) {
+            Some(known) => Ok(known),
+            None => Ok((self.getattr(inode).await?.cut_generation, now)),
         }
     }
 
@@ -129,37 +133,45 @@ impl Client {
                 let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
                 async move {
                     if piece.start < SLAB_BYTES {
-                        self.write_first_slab(inode, piece.start, part, kill_setid).await.map(|()| u64::MAX)
+                        // It publishes itself.
+                        self.write_first_slab(inode, piece.start, part, kill_setid).await.map(|()| None)
                     } else {
-                        self.write_slab(inode, piece.start, part).await
+                        self.write_slab(inode, piece.start, part).await.map(Some)
                     }
                 }
             });
             let mut stands = offset;
             let mut failed = None;
-            let mut oldest = u64::MAX;
+            let mut written: BTreeMap<u64, Range<u64>> = BTreeMap::new();
             for (piece, outcome) in pieces(offset..end).zip(join_all(writes).await) {
-                match outcome {
-                    Ok(generation) => oldest = oldest.min(generation),
+                stands = match outcome {
+                    Ok(generation) => {
+                        if let Some(generation) = generation {
+                            written.entry(generation).or_insert(piece.clone()).end = piece.end;
+                        }
+                        piece.end
+                    }
                     Err(errno) => {
                         failed = Some(errno);
                         break;
                     }
-                }
-                stands = piece.end;
+                };
             }
-            match failed {
-                Some(errno) if stands == offset => return Err(errno),
-                // What is in slab 0 has published itself.
-                _ if stands <= SLAB_BYTES => {}
-                _ if self.publish(inode, offset..stands, oldest, kill_setid).await?.is_some() => {}
-                // A cut came in between and may have taken some of it: once more. Writers far behind the file's end can
-                // take each other's data that way: each waits for a time of its own, so that one comes first.
-                _ => {
-                    self.handle.sleep(pause_max.mul_f64(self.handle.random_u64() as f64 / u64::MAX as f64)).await;
-                    pause_max = (pause_max * 2).min(AGAIN_MOST);
-                    continue;
-                }
+            if let Some(errno) = failed
+                && stands == offset
+            {
+                return Err(errno);
+            }
+            let mut taken = false;
+            for (generation, range) in written {
+                taken |= self.publish(inode, range, generation, kill_setid).await?.is_none();
+            }
+            if taken {
+                // What no size had passed over yet was removed: once more. Writers far behind the file's end can take
+                // each other's data that way: each waits for a time of its own, so that one comes first.
+                self.handle.sleep(pause_max.mul_f64(self.handle.random_u64() as f64 / u64::MAX as f64)).await;
+                pause_max = (pause_max * 2).min(AGAIN_MOST);
+                continue;
             }
             return Ok((stands - offset) as usize);
         }
@@ -196,9 +208,15 @@ impl Client {
     ) -> Result<u64, Errno> {
         let position = self.slab_at(inode, offset);
         loop {
-            let known = self.generation(inode).await?;
+            let (known, at) = self.generation(inode).await?;
             match self.change(position, op(known), data.clone()).await {
-                Ok((FsReply::Written { .. } | FsReply::Done, _)) => return Ok(known),
+                Ok((FsReply::Written { .. } | FsReply::Done, _)) => {
+                    // After a long time the slab may have forgotten a cut that it would have refused this for.
+                    let recent = self.handle.now().since(at) < GENERATION_USED_MAX;
+                    if recent || self.getattr(inode).await?.cut_generation == known {
+                        return Ok(known);
+                    }
+                }
                 Ok(other) => return Err(unexpected(&other)),
                 Err(Failure::Errno(errno)) => return Err(errno),
                 Err(Failure::Cut { generation }) => {
@@ -208,14 +226,13 @@ impl Client {
                         tracing::error!(%inode, newest, generation, "a slab knows a cut that its inode doesn't");
                         return Err(Errno::EIO);
                     }
-                    self.generations.borrow_mut().insert(inode, newest);
                 }
             }
         }
     }
 
-    /// The data is durable: makes it part of the file. Up to 0: only the times change. `None`: a cut has come since the
-    /// generation that the data was written under.
+    /// The data is durable: makes it part of the file. Up to 0: only the times change. `None`: it was removed since, as data
+    /// beyond the end that nobody had published.
     async fn publish(
         &self,
         inode: InodeId,
@@ -231,10 +248,9 @@ impl Client {
                 Ok(Some(attr))
             }
             Ok(other) => Err(unexpected(&other)),
-            Err(Failure::Cut { generation }) => {
-                let mut generations = self.generations.borrow_mut();
-                let known = generations.entry(inode).or_default();
-                *known = generation.max(*known);
+            Err(Failure::Cut { .. }) => {
+                // Asked for anew.
+                self.generations.borrow_mut().remove(&inode);
                 Ok(None)
             }
             Err(Failure::Errno(errno)) => Err(errno),
@@ -275,9 +291,11 @@ impl Client {
             let mut left = pieces(offset..end).peekable();
             while left.peek().is_some() {
                 let some: Vec<_> = left.by_ref().take(PARALLEL_MAX).collect();
-                let changes = some.into_iter().map(|piece| self.fallocate_slab(inode, piece, mode));
-                for outcome in join_all(changes).await {
-                    oldest = oldest.min(outcome?);
+                let changes = some.iter().map(|piece| self.fallocate_slab(inode, piece.clone(), mode));
+                for (piece, outcome) in some.iter().zip(join_all(changes).await) {
+                    let generation = outcome?;
+                    // Slab 0 asks for none.
+                    oldest = if piece.start < SLAB_BYTES { oldest } else { oldest.min(generation) };
                 }
             }
             if end <= SLAB_BYTES || self.publish_fallocated(inode, offset..end, oldest, mode).await? {

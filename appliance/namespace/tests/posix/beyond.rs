@@ -83,3 +83,25 @@ fn nor_does_an_allocation_or_the_next_leader() {
         assert_eq!(client.read(f, 0, 5 * MIB).await, vec![0; 4 << 20]);
     });
 }
+
+#[test]
+fn what_a_truncate_overtakes_is_not_to_be_written_again() {
+    run(94, |rig| async move {
+        let client = rig.client(1);
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 0, &vec![1; 5 << 20]).await.unwrap();
+        // Two writers, the second over the first and further; a truncate comes before either is published.
+        leave(&client, f, 2 * MIB, 5000).await;
+        client.write(f, 2 * MIB, &[2; 5000]).await.unwrap();
+        leave(&client, f, 6 * MIB, 10).await;
+        client.truncate(f, 4 * MIB).await.unwrap();
+        for (start, end) in [(2 * MIB, 2 * MIB + 5000), (6 * MIB, 6 * MIB + 10)] {
+            client.ask(publish(f, start, end, 0)).await.unwrap();
+        }
+        // They came before the truncate.
+        assert_eq!(client.getattr(f).await.unwrap().size_bytes, 4 * MIB);
+        assert_eq!(client.read(f, 2 * MIB, 5000).await, vec![2; 5000]);
+        client.truncate(f, 7 * MIB).await.unwrap();
+        assert_eq!(client.read(f, 4 * MIB, 3 * MIB).await, vec![0; 3 << 20]);
+    });
+}
