@@ -36,9 +36,10 @@ pub struct Shape {
 }
 
 impl Violation {
-    /// The inode that an operation is to be looked at for.
-    pub fn inode(&self, ops: &[Op]) -> Option<InodeId> {
-        self.inode.or_else(|| ops.get(self.op).and_then(|op| subject(&op.call)))
+    /// The inodes that other operations are to be looked at for.
+    pub fn inodes(&self, ops: &[Op]) -> Vec<InodeId> {
+        let all = || ops.get(self.op).map(inodes).unwrap_or_default();
+        self.inode.map_or_else(all, |inode| vec![inode])
     }
 }
 
@@ -159,13 +160,21 @@ fn subject(call: &Call) -> Option<InodeId> {
     }
 }
 
-/// The call is about this inode, or its answer shows it.
-pub fn concerns(op: &Op, inode: InodeId) -> bool {
-    let named = match &op.call {
-        Call::Link { inode, .. } | Call::Unlock { inode, .. } => Some(*inode),
-        call => subject(call),
+/// Inodes that the call is about or goes through, and those that its answer shows.
+pub fn inodes(op: &Op) -> Vec<InodeId> {
+    let mut inodes = match &op.call {
+        Call::Create { dir, .. }
+        | Call::Symlink { dir, .. }
+        | Call::Lookup { dir, .. }
+        | Call::Remove { dir, .. }
+        | Call::ReadDir { dir } => vec![*dir],
+        Call::Rename { dir, new_dir, .. } => vec![*dir, *new_dir],
+        Call::Link { inode, dir, .. } => vec![*inode, *dir],
+        Call::Unlock { inode, .. } => vec![*inode],
+        call => subject(call).into_iter().collect(),
     };
-    named == Some(inode) || met(op).contains(&inode)
+    inodes.extend(met(op));
+    inodes
 }
 
 /// Inodes that the answer shows to exist.

@@ -168,13 +168,11 @@ fn draw(random: &mut Random) -> Drawn {
     let micros = |random: &mut Random, most: u64| Duration::from_micros(1 + random.below(most));
     // More than what a drive may do wrong, and more nodes down than may fail, is more than can be survived.
     let beyond = random.chance(0.15);
+    let long = random.chance(0.3);
+    // As many calls in long runs as in others: what they cost is spent on more faults.
+    let pause_max = Duration::from_millis(10 + random.below(60)) * if long { LONG_FACTOR } else { 1 };
     Drawn {
-        workload: WorkloadOptions {
-            cell_bytes,
-            names: NAMES,
-            pause_max: Duration::from_millis(5 + random.below(60)),
-            without: swarm(random),
-        },
+        workload: WorkloadOptions { cell_bytes, names: NAMES, pause_max, without: swarm(random) },
         faults: FaultOptions {
             network: random.chance(0.6),
             crashes: random.chance(0.7),
@@ -183,7 +181,7 @@ fn draw(random: &mut Random) -> Drawn {
             bad_writes: random.chance(0.3) && !beyond,
             slow_drives: random.chance(0.3),
             client_deaths: random.chance(0.4),
-            long: random.chance(0.3),
+            long,
             beyond,
             every: Duration::from_millis(200 + random.below(2000)),
         },
@@ -265,7 +263,7 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     let undecided = judge(&crew, &drawn.workload)?;
     match options.planted {
         Some(Planted::Damage) => faults.damage(&mut world, 0, DAMAGED_BLOCKS),
-        _ if drawn.faults.damages() => stripes::repair(&mut world).map_err(Failure::Drives)?,
+        _ if drawn.faults.damages() => stripes::repair(&mut world, 1 << BUCKET_BITS).map_err(Failure::Drives)?,
         _ => {}
     }
     stripes::check(&mut world, 1 << BUCKET_BITS).map_err(Failure::Drives)?;
@@ -304,13 +302,17 @@ fn judge(crew: &Crew, workload: &WorkloadOptions) -> Result<usize, Failure> {
         return Ok(findings.undecided);
     };
     let mut text = format!("{} ({} violations)\n", first.text, findings.violations.len());
-    let subject = first.inode(&ops);
+    // Nearly everything goes through the root.
+    let subjects: Vec<_> = first.inodes(&ops).into_iter().filter(|inode| *inode != crew.shared.root).collect();
     for (id, op) in ops.iter().enumerate().take(first.op + CONTEXT_OPS) {
-        let mark = match subject {
-            _ if id == first.op => ">>>",
-            Some(inode) if oracle::concerns(op, inode) => "  *",
-            _ if id + CONTEXT_OPS > first.op => "   ",
-            _ => continue,
+        let mark = if id == first.op {
+            ">>>"
+        } else if oracle::inodes(op).iter().any(|inode| subjects.contains(inode)) {
+            "  *"
+        } else if id + CONTEXT_OPS > first.op {
+            "   "
+        } else {
+            continue;
         };
         text.push_str(&format!("{mark} {id} {op}\n"));
     }
