@@ -278,6 +278,7 @@ fn sum(buckets: &Buckets) -> BucketStats {
             (&mut sum.checkpoints, stats.checkpoints),
             (&mut sum.merges, stats.merges),
             (&mut sum.cleaned_sets, stats.cleaned_sets),
+            (&mut sum.page_splits, stats.page_splits),
             (&mut sum.freed_sets, stats.freed_sets),
             (&mut sum.repaired_stripes, stats.repaired_stripes),
             (&mut sum.checksum_errors, stats.checksum_errors),

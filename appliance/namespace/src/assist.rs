@@ -1,7 +1,6 @@
 //! What the leaders of buckets ask of each other.
 
-use crate::part::{meaning, name_key};
-use crate::{Call, Namespace, dentries, errno};
+use crate::{Call, Namespace, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
@@ -41,14 +40,24 @@ impl Namespace {
             ParticipantOp::Parent { fs, inode } => {
                 ParticipantReply::Parent(crate::inode::load(&self.bucket, fs, inode).await?.parent)
             }
-            ParticipantOp::Name { fs, dir, name } => {
-                let secret = self.map()?.secret;
-                self.seen(&name_key(&secret, fs, dir, &name)).await?;
-                let found = meaning(&dentries::find(&self.bucket, &secret, fs, dir, &name).await?);
-                if found.is_none() {
-                    self.directory(&self.own_call(fs), dir).await?;
-                }
+            ParticipantOp::Name { fs, page, name } => {
+                let found = self.meaning_here(&self.own_call(fs), page, &name).await?;
                 ParticipantReply::Name(found.map(|entry| (entry.inode, entry.kind)))
+            }
+            ParticipantOp::Fill { fs, page, attempt, first } => {
+                self.fill(fs, page, attempt, first, &body).await?;
+                ParticipantReply::Done
+            }
+            ParticipantOp::Pages { fs, pages } => {
+                let mut states = Vec::with_capacity(pages.len());
+                for page in pages {
+                    states.push(self.page_state(fs, page).await?);
+                }
+                ParticipantReply::Pages(states)
+            }
+            ParticipantOp::Inherit { fs, page } => {
+                self.inherit(fs, page, &body).await?;
+                ParticipantReply::Done
             }
         };
         self.bucket.readable().await.map_err(errno::of_bucket)?;
@@ -57,7 +66,7 @@ impl Namespace {
 
     /// A call that no client made.
     pub(crate) fn own_call(&self, fs: FsId) -> Call {
-        Call { fs, client: ClientId(0), ticket: None, now_ns: self.bucket.handle().wall_ns() }
+        Call { fs, client: ClientId(0), ticket: None, depth: 0, now_ns: self.bucket.handle().wall_ns() }
     }
 
     /// Asks the leader of another bucket (or of this one) once. `NotReady`: the answer is not known.
@@ -80,7 +89,9 @@ impl Namespace {
         };
         let Response { head, .. } = answer.map_err(|error| FsError::NotReady(format!("{bucket}: {error}")))?;
         match weft_wire::decode(&head).map_err(|_| errno::EIO)? {
-            ParticipantReply::Refused(error @ (FsError::Errno(_) | FsError::Cut { .. })) => Err(error),
+            ParticipantReply::Refused(
+                error @ (FsError::Errno(_) | FsError::Cut { .. } | FsError::Moved { .. } | FsError::NoPage),
+            ) => Err(error),
             ParticipantReply::Refused(error) => Err(FsError::NotReady(format!("{bucket}: {error}"))),
             reply => Ok(reply),
         }

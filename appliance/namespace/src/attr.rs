@@ -9,13 +9,17 @@ use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
 use weft_wire::InodeId;
-use weft_wire::fs::{FileKind, FsError, FsReply, SetAttr, SetTime};
+use weft_wire::fs::{Attr, FileKind, FsError, FsReply, SetAttr, SetTime};
 use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BLOCKS, SLAB_BYTES};
 
 impl Namespace {
-    pub(crate) async fn get_attr(&self, call: &Call, number: InodeId) -> Outcome {
+    pub(crate) async fn get_attr(&self, call: &Call, number: InodeId, own: bool) -> Outcome {
         let inode = self.settled_inode(call, number).await?;
-        Ok((FsReply::Attr(inode.attr(number)), Bytes::new()))
+        let mut attr = inode.attr(number);
+        if inode.is_split() && !own {
+            self.combine(call.fs, &inode, &mut attr).await?;
+        }
+        Ok((FsReply::Attr(attr), Bytes::new()))
     }
 
     /// The inode when no cut of it is under way: a client must not learn of a cut that isn't everywhere yet.
@@ -47,6 +51,12 @@ impl Namespace {
         if inode.cutting {
             return Err(FsError::NotReady(format!("a truncate of {number} is being finished")));
         }
+        // Of a large directory: what its pages say.
+        let mut said = inode.attr(number);
+        let newest_ns = match inode.is_split() {
+            true => self.combine(call.fs, &inode, &mut said).await?,
+            false => 0,
+        };
         if let Some(size) = set.size_bytes
             && inode.kind == FileKind::File
             && size <= FILE_BYTES_MAX
@@ -93,10 +103,22 @@ impl Namespace {
         }
         if let Some(mtime) = set.mtime {
             inode.mtime_ns = time(mtime);
+            said.mtime_ns = inode.mtime_ns;
+            inode.split_since_ns = inode.split_since_ns.map(|since| since.max(newest_ns));
+        }
+        if inode.is_split() && (set.mode.is_some() || set.gid.is_some()) {
+            // Also if it is what it was: an earlier change may have come half-way.
+            let inherited = self.inherited(call.fs, number, &inode).await?;
+            self.tell_pages(call.fs, number, &inherited).await?;
         }
         if !cuts_elsewhere {
             batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
-            return self.commit(call, batch, FsReply::Attr(inode.attr(number))).await;
+            let mut attr = inode.attr(number);
+            if inode.is_split() {
+                let Attr { links, size_bytes, blocks, mtime_ns, .. } = said;
+                attr = Attr { links, size_bytes, blocks, mtime_ns, ..attr };
+            }
+            return self.commit(call, batch, FsReply::Attr(attr)).await;
         }
         let size = inode.size;
         let batch = self.cut_elsewhere(call, number, &mut inode, size, batch).await?;

@@ -2,14 +2,16 @@
 
 use crate::acl::Born;
 use crate::inode::{Dentry, Inode, inode_key, object, orphan_key};
-use crate::part::{Inherited, Part, Veto, name_key};
+use crate::page::{Records, lock_key};
+use crate::part::{Entry, Inherited, Part, Veto, name_key};
 use crate::{Call, Namespace, Outcome, acl, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
 use weft_wire::fs::{Attr, FileKind, FsError, FsReply, NewNode};
 use weft_wire::hash::directory_position;
-use weft_wire::limits::{LINKS_MAX, SYMLINK_BYTES_MAX};
+use weft_wire::limits::SYMLINK_BYTES_MAX;
+use weft_wire::page::PageId;
 use weft_wire::{InodeId, Position};
 
 impl Namespace {
@@ -23,13 +25,11 @@ impl Namespace {
         }
         dentries::check_name(name)?;
         let secret = self.map()?.secret;
-        self.seen(&name_key(&secret, call.fs, dir, name)).await?;
-        match dentries::find(&self.bucket, &secret, call.fs, dir, name).await?.dentry {
+        let page = self.page_of(call, dir, name)?;
+        self.seen(&name_key(&secret, call.fs, page, name)).await?;
+        match self.find_name(call, page, name).await?.dentry {
             Some(dentry) => self.entry(call, &dentry).await,
-            None => {
-                self.directory(call, dir).await?;
-                Err(errno::ENOENT)
-            }
+            None => Err(errno::ENOENT),
         }
     }
 
@@ -87,6 +87,7 @@ impl Namespace {
             published_from: 0,
             parent: if directory { dir } else { InodeId(0) },
             entries: 0,
+            split_since_ns: None,
             inline: Bytes::from(node.target.clone()),
             blocks: 0,
             cutting: false,
@@ -109,13 +110,14 @@ impl Namespace {
         let map = self.map()?;
         let secret = map.secret;
         let name = Bytes::from(name);
-        let mut near = dir.position();
+        let page = self.page_of(call, dir, &name)?;
+        let mut near = page.position(&secret, call.fs);
         if node.kind == FileKind::Directory {
             let position = directory_position(&secret, call.fs, dir, &name, 0);
             if map.bucket_of(position) == self.bucket.id() {
                 near = position;
             } else {
-                match self.make_elsewhere(call, dir, &name, &node, position).await {
+                match self.make_elsewhere(call, page, &name, &node, position).await {
                     Err(Veto::Away(reason)) => {
                         tracing::debug!(reason, "a directory is made in its parent's bucket");
                     }
@@ -123,9 +125,10 @@ impl Namespace {
                 }
             }
         }
-        let _guard = self.lock_inodes(call, [dir]).await;
-        let mut parent = self.directory(call, dir).await?;
-        let found = dentries::find(&self.bucket, &secret, call.fs, dir, &name).await?;
+        let _guard = self.bucket.lock([lock_key(call.fs, page)]).await;
+        let mut records = Records::default();
+        let mut parent = records.holder(self, call.fs, page).await?;
+        let found = dentries::find(&self.bucket, &secret, call.fs, page, &name).await?;
         if let Some(dentry) = &found.dentry {
             if exclusive {
                 return Err(errno::EEXIST);
@@ -137,22 +140,17 @@ impl Namespace {
             }
             return outcome;
         }
-        let directory = node.kind == FileKind::Directory;
-        if directory && parent.links >= LINKS_MAX {
-            return Err(errno::EMLINK);
-        }
         self.room_for(node.target.len())?;
-        let born = Self::new_inode(call, dir, &self.inherited(call.fs, dir, &parent).await?, &node)?;
+        let inherited = self.inherited_by(call.fs, page, &parent).await?;
+        let born = Self::new_inode(call, dir, &inherited, &node)?;
         let number = InodeId::new(near, self.bucket.serial());
-        parent.entries += 1;
-        parent.links += u32::from(directory);
-        parent.mtime_ns = call.now_ns;
-        parent.ctime_ns = call.now_ns;
+        parent.count(None, Some(Entry { inode: number, kind: node.kind }), call.now_ns)?;
+        self.split_if_large(call.fs, page, parent.entries());
         let mut batch = Batch::new();
-        batch.put(inode_key(call.fs, dir), weft_wire::encode(&parent));
+        records.put(&mut batch, call.fs);
         born.put(&mut batch, call.fs, number);
         let dentry = Dentry { name, inode: number, kind: node.kind };
-        dentries::put(&mut batch, call.fs, dir, found.cookie, &dentry);
+        dentries::put(&mut batch, call.fs, page, found.cookie, &dentry);
         let attr = Some(born.inode.attr(number));
         let reply = FsReply::Entry { inode: number, kind: node.kind, attr, created: true };
         if !open {
@@ -196,7 +194,7 @@ impl Namespace {
     async fn make_elsewhere(
         self: &Rc<Self>,
         call: &Call,
-        dir: InodeId,
+        page: PageId,
         name: &Bytes,
         node: &NewNode,
         position: Position,
@@ -208,17 +206,18 @@ impl Namespace {
             created: true,
         };
         self.plan_until_done(call, reply, async |plan| {
-            let parent = self.directory(call, dir).await?;
-            if self.meaning_here(call, dir, name).await?.is_some() {
+            if self.meaning_here(call, page, name).await?.is_some() {
                 return Err(errno::EEXIST.into());
             }
             self.room_for(0)?;
-            let inherited = self.inherited(call.fs, dir, &parent).await?;
-            let born = Self::new_inode(call, dir, &inherited, node)?;
-            self.add_part(call, plan, InodeId::new(position, 0), Part::Make { position, born })?;
+            let mut records = Records::default();
+            let parent = records.holder(self, call.fs, page).await?;
+            let inherited = self.inherited_by(call.fs, page, &parent).await?;
+            let born = Self::new_inode(call, page.dir, &inherited, node)?;
+            self.add_part(call, plan, position, Part::Make { position, born })?;
             let inherited = Some(inherited);
-            let put = Part::PutName { dir, name: name.clone(), expected: None, entry: None, inherited };
-            self.add_part(call, plan, dir, put)?;
+            let put = Part::PutName { page, name: name.clone(), expected: None, entry: None, inherited };
+            self.add_page_part(call, plan, page, put)?;
             Ok(None)
         })
         .await
@@ -226,6 +225,7 @@ impl Namespace {
 
     pub(crate) async fn link(self: &Rc<Self>, call: &Call, number: InodeId, dir: InodeId, name: Vec<u8>) -> Outcome {
         dentries::check_name(&name)?;
+        let page = self.page_of(call, dir, &name)?;
         let name = Bytes::from(name);
         let reply = |linked: Option<Attr>| FsReply::Entry {
             inode: number,
@@ -234,14 +234,13 @@ impl Namespace {
             created: false,
         };
         let done = self.plan_until_done(call, reply, async |plan| {
-            self.directory(call, dir).await?;
-            if self.meaning_here(call, dir, &name).await?.is_some() {
+            if self.meaning_here(call, page, &name).await?.is_some() {
                 return Err(errno::EEXIST.into());
             }
             self.room_for(0)?;
-            self.add_part(call, plan, number, Part::Link { inode: number })?;
-            let put = Part::PutName { dir, name: name.clone(), expected: None, entry: None, inherited: None };
-            self.add_part(call, plan, dir, put)?;
+            self.add_part(call, plan, number.position(), Part::Link { inode: number })?;
+            let put = Part::PutName { page, name: name.clone(), expected: None, entry: None, inherited: None };
+            self.add_page_part(call, plan, page, put)?;
             Ok(None)
         });
         Ok(done.await?)
@@ -256,13 +255,17 @@ impl Namespace {
         attrs: bool,
     ) -> Outcome {
         const ENTRIES_MAX: u32 = 1024;
-        self.seen(&inode_key(call.fs, dir)).await?;
-        let inode = self.inode(call, dir).await?;
-        if inode.kind != FileKind::Directory {
-            return Err(errno::ENOTDIR);
+        let page = PageId::of_cookie(dir, cookie.saturating_add(1), call.depth);
+        self.seen(&lock_key(call.fs, page)).await?;
+        match page.is_root() {
+            // A listing of a directory that was removed is empty.
+            true if self.inode(call, dir).await?.kind != FileKind::Directory => return Err(errno::ENOTDIR),
+            true => {}
+            false => self.check_page(call.fs, page).await?,
         }
         let entries_max = entries_max.clamp(1, ENTRIES_MAX) as usize;
-        let (found, end) = dentries::list(&self.bucket, call.fs, dir, cookie, entries_max).await?;
+        let (found, end) = dentries::list(&self.bucket, call.fs, page, cookie, entries_max).await?;
+        self.still_here(call.fs, page).await?;
         let mut entries = Vec::with_capacity(found.len());
         for (cookie, dentry) in found {
             let attr = match attrs {
@@ -299,6 +302,7 @@ impl Namespace {
             published_from: 0,
             parent: root,
             entries: 0,
+            split_since_ns: None,
             inline: Bytes::new(),
             blocks: 0,
             cutting: false,

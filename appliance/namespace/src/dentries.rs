@@ -7,6 +7,7 @@ use weft_bucket::{Batch, Bucket};
 use weft_wire::fs::FsError;
 use weft_wire::hash::{Secret, name_hash};
 use weft_wire::limits::NAME_BYTES_MAX;
+use weft_wire::page::PageId;
 use weft_wire::{FsId, InodeId};
 
 /// Names of one directory with the same 55 bits of hash: a number of 8 bits tells them apart.
@@ -37,11 +38,11 @@ pub fn first_cookie(secret: &Secret, dir: InodeId, name: &[u8]) -> u64 {
 }
 
 /// Looks the name up. If it isn't there, the cookie is where it would go.
-pub async fn find(bucket: &Bucket, secret: &Secret, fs: FsId, dir: InodeId, name: &[u8]) -> Result<Found, FsError> {
-    let first = first_cookie(secret, dir, name);
+pub async fn find(bucket: &Bucket, secret: &Secret, fs: FsId, page: PageId, name: &[u8]) -> Result<Found, FsError> {
+    let first = first_cookie(secret, page.dir, name);
     let mut free = None;
     for cookie in first..first + COLLISIONS_MAX {
-        let value = bucket.get(&dentry_key(fs, dir, cookie)).await.map_err(errno::of_bucket)?;
+        let value = bucket.get(&dentry_key(fs, page, cookie)).await.map_err(errno::of_bucket)?;
         let Some(value) = value else { return Ok(Found { dentry: None, cookie: free.unwrap_or(cookie) }) };
         let dentry: Dentry = decode(&value)?;
         if dentry.name == name {
@@ -54,8 +55,8 @@ pub async fn find(bucket: &Bucket, secret: &Secret, fs: FsId, dir: InodeId, name
     free.map(|cookie| Found { dentry: None, cookie }).ok_or(errno::ENOSPC)
 }
 
-pub fn put(batch: &mut Batch, fs: FsId, dir: InodeId, cookie: u64, dentry: &Dentry) {
-    batch.put(dentry_key(fs, dir, cookie), weft_wire::encode(dentry));
+pub fn put(batch: &mut Batch, fs: FsId, page: PageId, cookie: u64, dentry: &Dentry) {
+    batch.put(dentry_key(fs, page, cookie), weft_wire::encode(dentry));
 }
 
 /// Takes a name out. One that collided with it and stands behind must stay reachable.
@@ -64,34 +65,34 @@ pub async fn remove(
     bucket: &Bucket,
     batch: &mut Batch,
     fs: FsId,
-    dir: InodeId,
+    page: PageId,
     found: &Found,
     keeps_place: bool,
 ) -> Result<(), FsError> {
-    let behind = dentry_key(fs, dir, found.cookie + 1);
+    let behind = dentry_key(fs, page, found.cookie + 1);
     let chained = !(found.cookie + 1).is_multiple_of(COLLISIONS_MAX)
         && bucket.get(&behind).await.map_err(errno::of_bucket)?.is_some();
     match (&found.dentry, chained || keeps_place) {
         (Some(dentry), true) => {
             let gone = Dentry { name: Bytes::new(), ..dentry.clone() };
-            put(batch, fs, dir, found.cookie, &gone);
+            put(batch, fs, page, found.cookie, &gone);
         }
-        _ => drop(batch.delete(dentry_key(fs, dir, found.cookie))),
+        _ => drop(batch.delete(dentry_key(fs, page, found.cookie))),
     }
     Ok(())
 }
 
-/// Entries after `cookie`, in cookie order.
+/// Entries of a page after `cookie`, in cookie order.
 pub async fn list(
     bucket: &Bucket,
     fs: FsId,
-    dir: InodeId,
+    page: PageId,
     cookie: u64,
     entries_max: usize,
 ) -> Result<(Vec<(u64, Dentry)>, bool), FsError> {
     let mut entries = Vec::new();
-    let mut from = dentry_key(fs, dir, cookie.saturating_add(1));
-    let to = dentry_key(fs, dir, u64::MAX);
+    let mut from = dentry_key(fs, page, cookie.saturating_add(1).max(page.first_cookie()));
+    let to = dentry_key(fs, page, page.last_cookie() + 1);
     loop {
         let wanted = entries_max - entries.len();
         let found = bucket.scan(&from, &to, wanted).await.map_err(errno::of_bucket)?;

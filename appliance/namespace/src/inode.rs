@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use weft_bucket::{Bucket, KeyBuilder, Object, Tag};
 use weft_wire::fs::{Attr, FileKind, FsError};
 use weft_wire::limits::BLOCK_BYTES;
+use weft_wire::page::PageId;
 use weft_wire::{ClientId, FsId, InodeId};
 
 /// A file up to this size lives inside its inode record.
@@ -32,8 +33,11 @@ pub struct Inode {
     pub published_from: u64,
     /// Of a directory: where ".." leads.
     pub parent: InodeId,
-    /// Of a directory: number of entries.
+    /// Of a directory: number of entries of its first page.
     pub entries: u64,
+    /// Of a directory whose first page has split: entries, directories and the times of their changes are with the
+    /// pages, and those later than this count.
+    pub split_since_ns: Option<i64>,
     /// Contents of a small file, or a symlink's target.
     pub inline: Bytes,
     /// Blocks of slab 0; a small file's contents count as none.
@@ -50,7 +54,7 @@ pub struct Inode {
 impl Inode {
     pub fn attr(&self, inode: InodeId) -> Attr {
         // A directory's size says how much there is to read, in steps.
-        let pages = 1 + self.entries / ENTRIES_PER_PAGE;
+        let pages = directory_blocks(self.entries);
         let (size_bytes, blocks) = match self.kind {
             FileKind::Directory => (pages * BLOCK_BYTES as u64, pages),
             FileKind::File => (self.size, self.blocks + u64::from(!self.inline.is_empty())),
@@ -74,6 +78,10 @@ impl Inode {
         }
     }
 
+    pub fn is_split(&self) -> bool {
+        self.split_since_ns.is_some()
+    }
+
     /// A write or truncate by an ordinary user: the file must not keep its powers.
     pub fn kill_setid(&mut self) {
         self.mode &= !0o4000;
@@ -86,6 +94,11 @@ impl Inode {
     pub fn size_blocks(&self) -> u64 {
         self.size.div_ceil(BLOCK_BYTES as u64)
     }
+}
+
+/// The size of a directory with so many entries.
+pub fn directory_blocks(entries: u64) -> u64 {
+    1 + entries / ENTRIES_PER_PAGE
 }
 
 /// A name in a directory.
@@ -101,14 +114,28 @@ pub fn inode_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Inode).u64(inode.0).build()
 }
 
-pub fn dentry_key(fs: FsId, dir: InodeId, cookie: u64) -> Bytes {
-    KeyBuilder::new(fs, Tag::Dentry).u64(dir.0).u64(cookie).build()
+/// Pages of different depth share no keys, so that one can be made where another still is.
+pub fn dentry_key(fs: FsId, page: PageId, cookie: u64) -> Bytes {
+    KeyBuilder::new(fs, Tag::Dentry).u64(page.dir.0).u8(page.depth).u64(cookie).build()
 }
 
 /// The cookie in a dentry's key.
 pub fn dentry_cookie(key: &[u8]) -> Option<u64> {
     let tail: [u8; 8] = key.get(key.len().checked_sub(8)?..)?.try_into().ok()?;
     Some(u64::from_be_bytes(tail))
+}
+
+/// The record of a page of a directory.
+pub fn page_key(fs: FsId, page: PageId) -> Bytes {
+    KeyBuilder::new(fs, Tag::Page).u64(page.dir.0).u8(page.depth).u64(page.prefix).build()
+}
+
+/// The page whose record is under a key.
+pub fn page_of_key(key: &[u8]) -> Option<PageId> {
+    let prefix = dentry_cookie(key)?;
+    let rest = key.get(..key.len().checked_sub(8)?)?;
+    let (depth, rest) = rest.split_last()?;
+    Some(PageId { dir: InodeId(dentry_cookie(rest)?), depth: *depth, prefix })
 }
 
 pub fn xattr_key(fs: FsId, inode: InodeId, name: &[u8]) -> Bytes {

@@ -131,6 +131,7 @@ impl Namespace {
         let worked = match self.work(&parts, None, None).await {
             Ok(worked) => worked,
             Err(Veto::Changed) => return Ok(ParticipantReply::Changed),
+            Err(Veto::Paged) => return Ok(ParticipantReply::Paged),
             Err(veto) => return Ok(ParticipantReply::Vetoed(veto.into())),
         };
         let made = worked.found.map(|attr| attr.inode);
@@ -165,13 +166,14 @@ impl Namespace {
             return Ok(ParticipantReply::Confirmed);
         };
         let mut batch = Batch::new();
-        let mut purges = Vec::new();
+        let (mut purges, mut pages) = (Vec::new(), Vec::new());
         if committed {
             let made = held.intent.made;
             match self.work(&held.intent.parts, made, None).await {
                 Ok(worked) => {
                     batch = worked.batch;
                     purges = worked.purges;
+                    pages = worked.pages;
                 }
                 Err(veto) => {
                     tracing::error!(?transaction, ?veto, "a decided transaction can't be done; trying again");
@@ -185,6 +187,7 @@ impl Namespace {
         for number in purges {
             cut::purge_later(self, held.intent.parts.fs, number);
         }
+        self.pages_changed(held.intent.parts.fs, pages);
         Ok(ParticipantReply::Confirmed)
     }
 

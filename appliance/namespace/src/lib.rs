@@ -18,13 +18,16 @@ mod intents;
 mod locking;
 mod locks;
 mod opens;
+mod page;
 mod part;
 mod plan;
 mod remove;
 mod rename;
 mod results;
 mod sessions;
+mod split;
 mod transaction;
+mod tree;
 mod xattr;
 
 use bytes::Bytes;
@@ -47,6 +50,19 @@ use weft_wire::{FsId, InodeId};
 /// For how long a request waits for something that others must finish first, when its client can as well come again.
 const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Numbers that can be turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunables {
+    /// A page of a directory with more entries than this splits.
+    pub page_entries_max: u64,
+}
+
+impl Default for Tunables {
+    fn default() -> Self {
+        Self { page_entries_max: 4096 }
+    }
+}
+
 /// What a namespace needs beside its bucket.
 #[derive(Clone)]
 pub struct Context {
@@ -54,6 +70,7 @@ pub struct Context {
     pub map: Rc<dyn Fn() -> Option<Rc<Map>>>,
     /// To the leaders of other buckets.
     pub network: Rc<dyn Network>,
+    pub tunables: Tunables,
 }
 
 /// Serves the filesystem requests of one led bucket.
@@ -67,6 +84,7 @@ pub struct Namespace {
     cuts: RefCell<cut::Cuts>,
     intents: RefCell<Intents>,
     transactions: RefCell<Transactions>,
+    pages: RefCell<page::Pages>,
 }
 
 /// What an operation works with.
@@ -74,6 +92,8 @@ struct Call {
     fs: FsId,
     client: weft_wire::ClientId,
     ticket: Option<Ticket>,
+    /// Of the page that is asked for.
+    depth: u8,
     now_ns: i64,
 }
 
@@ -93,9 +113,11 @@ impl Namespace {
             cuts: RefCell::default(),
             intents: RefCell::default(),
             transactions: RefCell::default(),
+            pages: RefCell::default(),
         });
         // Intents first: they hold locks that nobody else may take before.
         namespace.load_intents().await?;
+        namespace.load_pages().await?;
         namespace.load_transactions().await?;
         namespace.load_sessions().await?;
         let watch = sessions::watch(Rc::downgrade(&namespace));
@@ -150,7 +172,7 @@ impl Namespace {
             None => None,
         };
         let now_ns = self.bucket.handle().wall_ns();
-        let call = Call { fs: request.fs, client: request.client, ticket, now_ns };
+        let call = Call { fs: request.fs, client: request.client, ticket, depth: request.depth, now_ns };
         let outcome = self.dispatch(&call, request.op, body).await;
         // Nothing that was seen may still vanish, also not what an error is about.
         if !matches!(outcome, Err(FsError::NotReady(_))) {
@@ -173,7 +195,7 @@ impl Namespace {
             FsOp::ReadDir { dir, cookie, entries_max, attrs } => {
                 self.read_dir(call, dir, cookie, entries_max, attrs).await
             }
-            FsOp::GetAttr { inode } => self.get_attr(call, inode).await,
+            FsOp::GetAttr { inode, own } => self.get_attr(call, inode, own).await,
             FsOp::SetAttr { inode, set } => self.set_attr(call, inode, set).await,
             FsOp::ReadLink { inode } => self.read_link(call, inode).await,
             FsOp::CreateUnnamed { dir, node } => self.create_unnamed(call, dir, node).await,

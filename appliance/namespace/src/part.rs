@@ -5,16 +5,17 @@
 //! participant journals the parts alone, and works them out again when they are decided.
 
 use crate::acl::Born;
-use crate::inode::{Dentry, Inode, inode_key, orphan_key};
+use crate::inode::{Dentry, Inode, inode_key, orphan_key, page_key};
+use crate::page::{Page, Records, Stage, life_key, lock_key};
 use crate::{Call, Namespace, dentries, errno};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use weft_bucket::{Batch, KeyBuilder, Tag};
 use weft_wire::fs::{Attr, FileKind, FsError};
 use weft_wire::hash::Secret;
 use weft_wire::limits::LINKS_MAX;
+use weft_wire::page::PageId;
 use weft_wire::{FsId, InodeId, Position};
 
 /// What a name means.
@@ -38,16 +39,23 @@ pub enum Part {
     Make { position: Position, born: Born },
     /// One more name for an inode.
     Link { inode: InodeId },
-    /// One name less; the last takes the inode with it. A directory must be empty.
-    Drop { inode: InodeId, directory: bool },
+    /// One name less; the last takes the inode with it. A directory must be empty. `paged`: if it has several pages,
+    /// the operation drops them too.
+    Drop { inode: InodeId, directory: bool, paged: bool },
     /// It was renamed. `parent`: the directory's new parent.
     Move { inode: InodeId, parent: Option<InodeId> },
     /// A name that means `expected` goes.
-    TakeName { dir: InodeId, name: Bytes, expected: Entry },
+    TakeName { page: PageId, name: Bytes, expected: Entry },
     /// A name that means `expected` now comes to mean `entry`; without one, what the operation makes or links.
-    PutName { dir: InodeId, name: Bytes, expected: Option<Entry>, entry: Option<Entry>, inherited: Option<Inherited> },
+    PutName { page: PageId, name: Bytes, expected: Option<Entry>, entry: Option<Entry>, inherited: Option<Inherited> },
     /// No other directory of the filesystem moves to another parent meanwhile.
     Tree,
+    /// The page has been copied to those that it splits into.
+    SplitPage { page: PageId },
+    /// A page that was filled by this attempt begins to be one.
+    BeginPage { page: PageId, attempt: u64, record: Page },
+    /// A page of a directory that goes: one that has split, or an empty one.
+    DropPage { page: PageId, split: bool },
 }
 
 /// All parts of an operation in one bucket.
@@ -63,6 +71,8 @@ pub struct Parts {
 pub enum Veto {
     /// What was seen when the operation was planned is no longer so.
     Changed,
+    /// The directory that is to go has several pages: they must be dropped with it.
+    Paged,
     /// A bucket can't be reached; nothing was done.
     Away(String),
     Error(FsError),
@@ -71,7 +81,7 @@ pub enum Veto {
 impl From<Veto> for FsError {
     fn from(veto: Veto) -> Self {
         match veto {
-            Veto::Changed => Self::NotReady("others change the same names all the time".into()),
+            Veto::Changed | Veto::Paged => Self::NotReady("others change the same names all the time".into()),
             Veto::Away(reason) => Self::NotReady(reason),
             Veto::Error(error) => error,
         }
@@ -91,6 +101,19 @@ pub struct Worked {
     pub found: Option<Attr>,
     /// Nameless inodes whose contents are to be removed.
     pub purges: Vec<InodeId>,
+    /// What becomes of pages.
+    pub pages: Vec<PageChange>,
+}
+
+/// What this leader does when a change of pages is committed.
+#[derive(Clone, Copy, Debug)]
+pub enum PageChange {
+    /// It has entries, so many now.
+    Grown(PageId, u64),
+    /// It has split, and what it had is to be removed.
+    Split(PageId),
+    /// It is no more.
+    Gone(PageId),
 }
 
 /// The key that stands for a filesystem's tree, at the bucket of its root.
@@ -108,18 +131,28 @@ impl Parts {
                 Part::Link { inode } | Part::Drop { inode, .. } | Part::Move { inode, .. } => {
                     Some(inode_key(self.fs, *inode))
                 }
-                Part::TakeName { dir, .. } | Part::PutName { dir, .. } => Some(inode_key(self.fs, *dir)),
+                Part::TakeName { page, .. }
+                | Part::PutName { page, .. }
+                | Part::SplitPage { page }
+                | Part::BeginPage { page, .. }
+                | Part::DropPage { page, .. } => Some(lock_key(self.fs, *page)),
                 Part::Tree => Some(tree_key(self.fs)),
             })
             .collect()
     }
 
+    /// What must be locked beside what is.
+    pub fn locks_but(&self, held: &[Bytes]) -> Vec<Bytes> {
+        self.locks().into_iter().filter(|key| !held.contains(key)).collect()
+    }
+
     /// What nobody may look at between the intent and the outcome. `made`: the number of what is made.
     pub fn hidden(&self, secret: &Secret, made: Option<InodeId>) -> Vec<Bytes> {
         let names = self.parts.iter().filter_map(|part| match part {
-            Part::TakeName { dir, name, .. } | Part::PutName { dir, name, .. } => {
-                Some(name_key(secret, self.fs, *dir, name))
+            Part::TakeName { page, name, .. } | Part::PutName { page, name, .. } => {
+                Some(name_key(secret, self.fs, *page, name))
             }
+            Part::BeginPage { page, .. } | Part::DropPage { page, .. } => Some(life_key(self.fs, *page)),
             _ => None,
         });
         let made = made.map(|inode| inode_key(self.fs, inode));
@@ -137,31 +170,13 @@ impl Parts {
 }
 
 /// Stands for a name, whether it is there or not.
-pub fn name_key(secret: &Secret, fs: FsId, dir: InodeId, name: &[u8]) -> Bytes {
-    crate::inode::dentry_key(fs, dir, dentries::first_cookie(secret, dir, name))
+pub fn name_key(secret: &Secret, fs: FsId, page: PageId, name: &[u8]) -> Bytes {
+    crate::inode::dentry_key(fs, page, dentries::first_cookie(secret, page.dir, name))
 }
 
-/// Inodes that parts work on, loaded once each.
-#[derive(Default)]
-struct Inodes(BTreeMap<InodeId, Inode>);
-
-impl Inodes {
-    async fn get(&mut self, namespace: &Namespace, fs: FsId, number: InodeId) -> Result<&mut Inode, FsError> {
-        if let std::collections::btree_map::Entry::Vacant(vacant) = self.0.entry(number) {
-            vacant.insert(crate::inode::load(&namespace.bucket, fs, number).await?);
-        }
-        self.0.get_mut(&number).ok_or(errno::EIO)
-    }
-
-    /// A directory that has a name.
-    async fn directory(&mut self, namespace: &Namespace, fs: FsId, dir: InodeId) -> Result<&mut Inode, FsError> {
-        let inode = self.get(namespace, fs, dir).await?;
-        match (inode.kind, inode.links) {
-            (FileKind::Directory, 0) => Err(errno::ENOENT),
-            (FileKind::Directory, _) => Ok(inode),
-            _ => Err(errno::ENOTDIR),
-        }
-    }
+/// A page that was here a moment ago and isn't.
+fn page_changed(error: FsError) -> Veto {
+    if matches!(error, FsError::Moved { .. } | FsError::NoPage) { Veto::Changed } else { Veto::Error(error) }
 }
 
 /// An inode that a name meant a moment ago and that isn't there: the name will tell why.
@@ -180,14 +195,14 @@ impl Namespace {
     ) -> Result<Worked, Veto> {
         let secret = self.map()?.secret;
         let call = Call { now_ns: parts.now_ns, ..self.own_call(parts.fs) };
-        let mut inodes = Inodes::default();
-        let mut worked = Worked { batch: Batch::new(), found, purges: Vec::new() };
+        let mut records = Records::default();
+        let mut worked = Worked { batch: Batch::new(), found, purges: Vec::new(), pages: Vec::new() };
         // A name that is put behind one that goes must stay reachable.
         let put: Vec<u64> = parts
             .parts
             .iter()
             .filter_map(|part| match part {
-                Part::PutName { dir, name, .. } => Some(dentries::first_cookie(&secret, *dir, name)),
+                Part::PutName { page, name, .. } => Some(dentries::first_cookie(&secret, page.dir, name)),
                 _ => None,
             })
             .collect();
@@ -197,11 +212,11 @@ impl Namespace {
                     let number = made.unwrap_or_else(|| InodeId::new(*position, self.bucket.serial()));
                     worked.found = Some(born.inode.attr(number));
                     born.put_xattrs(&mut worked.batch, parts.fs, number);
-                    inodes.0.insert(number, born.inode.clone());
+                    records.inodes.insert(number, born.inode.clone());
                 }
                 Part::Link { inode: number } => {
                     let gone = |error| if error == errno::ESTALE { errno::ENOENT } else { error };
-                    let inode = inodes.get(self, parts.fs, *number).await.map_err(gone)?;
+                    let inode = records.inode(self, parts.fs, *number).await.map_err(gone)?;
                     if inode.kind == FileKind::Directory {
                         return Err(errno::EPERM.into());
                     }
@@ -221,89 +236,88 @@ impl Namespace {
                     inode.ctime_ns = parts.now_ns;
                     worked.found = Some(inode.attr(*number));
                 }
-                Part::Drop { inode: number, directory } => {
-                    let inode = inodes.get(self, parts.fs, *number).await.map_err(changed)?;
+                Part::Drop { inode: number, directory, paged } => {
+                    let inode = records.inode(self, parts.fs, *number).await.map_err(changed)?;
                     match (*directory, inode.kind == FileKind::Directory) {
                         (true, false) => return Err(errno::ENOTDIR.into()),
                         (false, true) => return Err(errno::EISDIR.into()),
                         (true, true) if inode.entries > 0 => return Err(errno::ENOTEMPTY.into()),
+                        (true, true) if inode.is_split() && !paged => return Err(Veto::Paged),
+                        (true, true) if inode.is_split() => {
+                            self.drop_page(parts.fs, PageId::root(*number), true, &mut worked).await?;
+                        }
                         _ => {}
                     }
-                    if let Some(inode) = inodes.0.remove(number)
+                    if let Some(inode) =
+                        records.inodes.remove(number).map(|inode| Inode { split_since_ns: None, ..inode })
                         && self.drop_link(&call, &mut worked.batch, *number, inode)
                     {
                         worked.purges.push(*number);
                     }
                 }
                 Part::Move { inode: number, parent } => {
-                    let inode = inodes.get(self, parts.fs, *number).await.map_err(changed)?;
+                    let inode = records.inode(self, parts.fs, *number).await.map_err(changed)?;
                     inode.ctime_ns = parts.now_ns;
                     if let (FileKind::Directory, Some(parent)) = (inode.kind, parent) {
                         inode.parent = *parent;
                     }
                 }
-                Part::TakeName { dir, name, expected } => {
-                    let parent = inodes.directory(self, parts.fs, *dir).await?;
-                    parent.entries = parent.entries.saturating_sub(1);
-                    relink(parent, Some(*expected), None)?;
-                    stamp(parent, parts.now_ns);
-                    let there = dentries::find(&self.bucket, &secret, parts.fs, *dir, name).await?;
+                Part::TakeName { page, name, expected } => {
+                    let mut parent = records.holder(self, parts.fs, *page).await.map_err(page_changed)?;
+                    parent.count(Some(*expected), None, parts.now_ns)?;
+                    let there = dentries::find(&self.bucket, &secret, parts.fs, *page, name).await?;
                     if meaning(&there) != Some(*expected) {
                         return Err(Veto::Changed);
                     }
-                    let keeps_place = put.contains(&dentries::first_cookie(&secret, *dir, name));
-                    dentries::remove(&self.bucket, &mut worked.batch, parts.fs, *dir, &there, keeps_place).await?;
+                    let keeps_place = put.contains(&dentries::first_cookie(&secret, page.dir, name));
+                    dentries::remove(&self.bucket, &mut worked.batch, parts.fs, *page, &there, keeps_place).await?;
                 }
-                Part::PutName { dir, name, expected, entry, inherited } => {
+                Part::PutName { page, name, expected, entry, inherited } => {
                     let entry = match (entry, &worked.found) {
                         (Some(entry), _) => *entry,
                         (None, Some(found)) => Entry { inode: found.inode, kind: found.kind },
                         // Not made yet: checked now, worked out again with the number.
                         (None, None) => Entry { inode: InodeId(0), kind: FileKind::File },
                     };
-                    let parent = inodes.directory(self, parts.fs, *dir).await?;
+                    let mut parent = records.holder(self, parts.fs, *page).await.map_err(page_changed)?;
                     if let Some(inherited) = inherited
-                        && *inherited != self.inherited(parts.fs, *dir, parent).await?
+                        && *inherited != self.inherited_by(parts.fs, *page, &parent).await?
                     {
                         return Err(Veto::Changed);
                     }
-                    let there = dentries::find(&self.bucket, &secret, parts.fs, *dir, name).await?;
+                    let there = dentries::find(&self.bucket, &secret, parts.fs, *page, name).await?;
                     if meaning(&there) != *expected {
                         return Err(Veto::Changed);
                     }
-                    parent.entries += u64::from(expected.is_none());
-                    relink(parent, *expected, Some(entry))?;
-                    stamp(parent, parts.now_ns);
+                    parent.count(*expected, Some(entry), parts.now_ns)?;
+                    worked.pages.push(PageChange::Grown(*page, parent.entries()));
                     let dentry = Dentry { name: name.clone(), inode: entry.inode, kind: entry.kind };
-                    dentries::put(&mut worked.batch, parts.fs, *dir, there.cookie, &dentry);
+                    dentries::put(&mut worked.batch, parts.fs, *page, there.cookie, &dentry);
                 }
+                Part::SplitPage { page } => {
+                    records.holder(self, parts.fs, *page).await.map_err(page_changed)?.split();
+                    if page.is_root() {
+                        let record = Page::split_root(parts.now_ns);
+                        worked.batch.put(page_key(parts.fs, *page), weft_wire::encode(&record));
+                    }
+                    worked.pages.push(PageChange::Split(*page));
+                }
+                Part::BeginPage { page, attempt, record } => {
+                    let filled = self.page_record(parts.fs, *page).await?.map(|record| record.stage);
+                    if filled != Some(Stage::Filling { attempt: *attempt }) {
+                        return Err(Veto::Changed);
+                    }
+                    worked.batch.put(page_key(parts.fs, *page), weft_wire::encode(record));
+                }
+                Part::DropPage { page, split } => self.drop_page(parts.fs, *page, *split, &mut worked).await?,
                 Part::Tree => {}
             }
         }
-        for (number, inode) in &inodes.0 {
-            worked.batch.put(inode_key(parts.fs, *number), weft_wire::encode(inode));
-        }
+        records.put(&mut worked.batch, parts.fs);
         Ok(worked)
     }
 }
 
 pub fn meaning(found: &dentries::Found) -> Option<Entry> {
     found.dentry.as_ref().map(|dentry| Entry { inode: dentry.inode, kind: dentry.kind })
-}
-
-/// A directory counts the directories in it.
-fn relink(parent: &mut Inode, before: Option<Entry>, after: Option<Entry>) -> Result<(), FsError> {
-    let counts = |entry: Option<Entry>| entry.is_some_and(|entry| entry.kind == FileKind::Directory);
-    match (counts(before), counts(after)) {
-        (false, true) if parent.links >= LINKS_MAX => return Err(errno::EMLINK),
-        (false, true) => parent.links += 1,
-        (true, false) => parent.links = parent.links.saturating_sub(1),
-        _ => {}
-    }
-    Ok(())
-}
-
-fn stamp(parent: &mut Inode, now_ns: i64) {
-    parent.mtime_ns = now_ns;
-    parent.ctime_ns = now_ns;
 }

@@ -29,6 +29,10 @@ pub struct Plan {
     pub parts: BTreeMap<BucketId, Parts>,
     /// Directories that must not be, or lie below, the second of each pair.
     pub not_below: Vec<(InodeId, InodeId)>,
+    /// The directory that goes is known to have several pages.
+    pub paged: bool,
+    /// Keys of this bucket that the caller has locked.
+    pub held: Vec<Bytes>,
 }
 
 /// As journalled, in this bucket.
@@ -78,12 +82,13 @@ impl Namespace {
     ) -> Result<FsReply, Veto> {
         let own = self.bucket.id();
         if let (Some(parts), 1) = (plan.parts.get(&own), plan.parts.len()) {
-            let _locks = self.bucket.lock(parts.locks()).await;
+            let _locks = self.bucket.lock(parts.locks_but(&plan.held)).await;
             self.check_not_below(parts.fs, &plan.not_below).await?;
             let worked = self.work(parts, None, None).await?;
             let reply = reply(worked.found);
             self.commit(call, worked.batch, reply.clone()).await?;
             worked.purges.into_iter().for_each(|number| cut::purge_later(self, parts.fs, number));
+            self.pages_changed(parts.fs, worked.pages);
             return Ok(reply);
         }
         let transaction = self.begin(call, &plan).await?;
@@ -143,7 +148,7 @@ impl Namespace {
         let mut found = None;
         for (bucket, parts) in &plan.parts {
             if *bucket == own {
-                locks = Some(self.bucket.lock(parts.locks()).await);
+                locks = Some(self.bucket.lock(parts.locks_but(&plan.held)).await);
                 continue;
             }
             let asked = self.ask_once(*bucket, ParticipantOp::Prepare { transaction }, weft_wire::encode(parts)).await;
@@ -154,6 +159,7 @@ impl Namespace {
             match answer {
                 ParticipantReply::Prepared { found: theirs } => found = theirs.or(found),
                 ParticipantReply::Changed => return Err(Veto::Changed),
+                ParticipantReply::Paged => return Err(Veto::Paged),
                 ParticipantReply::Vetoed(error) => return Err(error.into()),
                 other => {
                     tracing::error!(?other, "an answer to nothing that was asked");
@@ -164,10 +170,10 @@ impl Namespace {
         let fs = call.fs;
         self.check_not_below(fs, &plan.not_below).await?;
         let mut batch = Batch::new();
-        let mut purges = Vec::new();
+        let (mut purges, mut pages) = (Vec::new(), Vec::new());
         if let Some(parts) = plan.parts.get(&own) {
             let worked = self.work(parts, None, found).await?;
-            (batch, purges, found) = (worked.batch, worked.purges, worked.found);
+            (batch, purges, found, pages) = (worked.batch, worked.purges, worked.found, worked.pages);
         }
         let record = {
             let transactions = self.transactions.borrow();
@@ -182,6 +188,7 @@ impl Namespace {
             live.record.decided = true;
         }
         purges.into_iter().for_each(|number| cut::purge_later(self, fs, number));
+        self.pages_changed(fs, pages);
         Ok((reply, locks.filter(|_| keeps_tree)))
     }
 

@@ -1,10 +1,12 @@
 //! Extended attributes: a key each.
 
 use crate::inode::{inode_key, xattr_key};
+use crate::part::Inherited;
 use crate::{Call, Namespace, Outcome, acl, errno};
 use bytes::Bytes;
 use weft_bucket::Batch;
 use weft_wire::InodeId;
+use weft_wire::acl::DEFAULT_NAME;
 use weft_wire::fs::{FsError, FsReply, XattrMode};
 use weft_wire::limits::{XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 
@@ -74,6 +76,13 @@ impl Namespace {
                 return Err(errno::ENOSPC);
             }
         }
+        if inode.is_split() && (name == DEFAULT_NAME || kill_setgid) {
+            let mut inherited = self.inherited(call.fs, number, &inode).await?;
+            if name == DEFAULT_NAME {
+                inherited.default_acl = Some(value.clone().into());
+            }
+            self.tell_pages(call.fs, number, &inherited).await?;
+        }
         inode.ctime_ns = call.now_ns;
         let mut batch = Batch::new();
         if said_by_mode {
@@ -93,6 +102,10 @@ impl Namespace {
         let names = self.xattrs(call, number).await?;
         if !names.iter().any(|found| found == name) {
             return Err(errno::ENODATA);
+        }
+        if inode.is_split() && name == DEFAULT_NAME {
+            let inherited = Inherited { default_acl: None, ..self.inherited(call.fs, number, &inode).await? };
+            self.tell_pages(call.fs, number, &inherited).await?;
         }
         inode.has_xattrs = names.len() > 1;
         inode.ctime_ns = call.now_ns;

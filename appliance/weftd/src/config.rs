@@ -55,6 +55,10 @@ pub struct Config {
     /// What a scrub may read of this node's buckets a second, in MiB. Default: 64.
     #[serde(default = "default_scrub_mib_max")]
     pub scrub_mib_max: u32,
+    /// A part of a directory (a page) with more names than this splits in two, in other buckets. The nodes of a cluster
+    /// should agree. Default: 4096.
+    #[serde(default = "default_page_entries_max")]
+    pub page_entries_max: u64,
     /// The polling threads, numbered from 0 in the order of this file.
     pub cores: Vec<CoreConfig>,
     /// The node's drives.
@@ -129,6 +133,10 @@ fn default_scrub_mib_max() -> u32 {
     64
 }
 
+fn default_page_entries_max() -> u64 {
+    weft_namespace::Tunables::default().page_entries_max
+}
+
 impl Config {
     /// Reads and checks a file, without looking at anything else of the machine.
     pub fn load(path: &Path, exposure: Exposure) -> Result<Config, ConfigError> {
@@ -196,6 +204,9 @@ impl Config {
         }
         if self.scrub_mib_max == 0 {
             problems.push("scrub_mib_max 0 would never come to an end: set scrub_days = 0 to have no schedule".into());
+        }
+        if self.page_entries_max == 0 {
+            problems.push("page_entries_max 0: a page of a directory can't have fewer than 1 name".into());
         }
         if let Err(error) = self.log.parse::<tracing_subscriber::EnvFilter>() {
             problems.push(format!("log {:?} is no filter: {error}", self.log));

@@ -34,6 +34,14 @@ const FINISH_MAX: Duration = Duration::from_secs(3);
 pub struct Tunables {
     pub journal: weft_journal::Tunables,
     pub bucket: weft_bucket::Tunables,
+    pub namespace: weft_namespace::Tunables,
+}
+
+/// Counters of a led bucket.
+pub struct LeadStats {
+    pub bucket: weft_bucket::Stats,
+    /// Pages of directories that have split.
+    pub page_splits: u64,
 }
 
 /// How a led bucket is doing.
@@ -204,7 +212,11 @@ impl Leads {
         let namespace = match opened {
             Ok(bucket) => {
                 let map = self.0.map.clone();
-                let context = Context { map: Rc::new(move || map.get()), network: Rc::clone(&self.0.network) };
+                let context = Context {
+                    map: Rc::new(move || map.get()),
+                    network: Rc::clone(&self.0.network),
+                    tunables: self.0.tunables.namespace,
+                };
                 Namespace::open(bucket, context).await
             }
             Err(error) => Err(error),
@@ -405,6 +417,7 @@ impl Leads {
                     client: Default::default(),
                     sequence: 0,
                     unanswered: 0,
+                    depth: 0,
                     op: FsOp::MakeRoot { root },
                 };
                 let (reply, _) = namespace.handle(request, Bytes::new()).await;
@@ -418,13 +431,16 @@ impl Leads {
         }
     }
 
-    /// The state of each led bucket.
-    pub fn states(&self) -> Vec<(BucketId, Epoch, LeadState, Option<weft_bucket::Stats>)> {
+    /// The state of each led bucket, with its counters.
+    pub fn states(&self) -> Vec<(BucketId, Epoch, LeadState, Option<LeadStats>)> {
         let leads = self.0.leads.borrow();
         leads
             .iter()
             .map(|(id, lead)| {
-                let stats = lead.namespace.as_ref().map(|namespace| namespace.bucket().stats());
+                let stats = lead.namespace.as_ref().map(|namespace| LeadStats {
+                    bucket: namespace.bucket().stats(),
+                    page_splits: namespace.page_splits(),
+                });
                 (*id, lead.epoch, lead.state.clone(), stats)
             })
             .collect()

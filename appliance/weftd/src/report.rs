@@ -1,5 +1,6 @@
 //! What `weft status` is told of the map and of a bucket.
 
+use crate::lead::LeadStats;
 use std::collections::BTreeMap;
 use weft_wire::control::{BucketStats, ClusterStatus, DriveEntry, FilesystemEntry, Holding, NodeState};
 use weft_wire::map::{Map, State};
@@ -113,13 +114,14 @@ pub(crate) fn cluster_status(map: &Map) -> ClusterStatus {
     }
 }
 
-pub(crate) fn bucket_stats(stats: weft_bucket::Stats) -> BucketStats {
+pub(crate) fn bucket_stats(LeadStats { bucket: stats, page_splits }: LeadStats) -> BucketStats {
     BucketStats {
         commits: stats.commits,
         destaged_blocks: stats.destaged_blocks,
         checkpoints: stats.checkpoints,
         merges: stats.merges,
         cleaned_sets: stats.cleaned_sets,
+        page_splits,
         freed_sets: stats.freed_sets,
         repaired_stripes: stats.repaired_stripes,
         checksum_errors: stats.checksum_errors,

@@ -80,7 +80,10 @@ pub fn run(config: &Config) -> Result<()> {
         control: config.control_listen,
         devices,
         manager: Default::default(),
-        lead: Default::default(),
+        lead: crate::lead::Tunables {
+            namespace: weft_namespace::Tunables { page_entries_max: config.page_entries_max },
+            ..Default::default()
+        },
         drive: DriveOptions::default(),
         passes: PassOptions {
             scrub_period: DAY * config.scrub_days,

@@ -20,6 +20,7 @@ use weft_transport::rpc::Network;
 use weft_wire::fs::{Attr, DirEntry, FileKind, FsOp, FsReply, NewNode, RenameMode, SetAttr, Space, XattrMode};
 use weft_wire::manager::Proposal;
 use weft_wire::map::Map;
+use weft_wire::page::KnownPages;
 use weft_wire::{BucketId, ClientId, FsId, InodeId};
 
 /// One mount's way into one filesystem, for one thread.
@@ -41,6 +42,8 @@ pub struct Client {
     pub(crate) opens: Opens,
     /// Cut generations of files as last heard, and when. A server that knows a newer one says so.
     pub(crate) generations: RefCell<BTreeMap<InodeId, (u64, Instant)>>,
+    /// Where the names of directories with several pages are.
+    pub(crate) pages: RefCell<KnownPages>,
     pub(crate) statfs: Cell<Option<(Instant, Space)>>,
     pub(crate) held: Held,
     pub(crate) reports: Reports,
@@ -90,6 +93,7 @@ impl Client {
             windows: RefCell::default(),
             opens: Opens::default(),
             generations: RefCell::default(),
+            pages: RefCell::default(),
             statfs: Cell::new(None),
             held: Held::default(),
             reports: Reports::default(),
@@ -151,7 +155,11 @@ impl Client {
 
     /// The attributes, without the blocks of slabs in other buckets: [`Client::count_blocks`] tells those.
     pub async fn getattr(&self, inode: InodeId) -> Result<Attr, Errno> {
-        match self.ask(inode.position(), FsOp::GetAttr { inode }).await? {
+        self.getattr_of(inode, false).await
+    }
+
+    async fn getattr_of(&self, inode: InodeId, own: bool) -> Result<Attr, Errno> {
+        match self.ask(inode.position(), FsOp::GetAttr { inode, own }).await? {
             (FsReply::Attr(attr), _) => {
                 self.learn(&attr);
                 Ok(attr)
@@ -170,10 +178,15 @@ impl Client {
         }
     }
 
-    /// The inode that a name leads to; ".." works too.
+    /// The inode that a name leads to; ".." works too. Of a large directory, size, links and times may be older than
+    /// what [`Client::getattr`] says.
     pub async fn lookup(&self, dir: InodeId, name: &[u8]) -> Result<Found, Errno> {
         for _ in 0..VANISHED_TRIES_MAX {
-            let answer = self.ask(dir.position(), FsOp::Lookup { dir, name: name.to_vec() }).await?;
+            let op = FsOp::Lookup { dir, name: name.to_vec() };
+            let answer = match name {
+                b".." => self.ask(dir.position(), op).await?,
+                _ => self.ask_name(dir, name, op).await?,
+            };
             if let Some(found) = self.found(answer).await? {
                 return Ok(found);
             }
@@ -189,7 +202,7 @@ impl Client {
                 self.learn(&attr);
                 attr
             }
-            None => match self.getattr(inode).await {
+            None => match self.getattr_of(inode, true).await {
                 Ok(attr) => attr,
                 Err(Errno::ESTALE) => return Ok(None),
                 Err(errno) => return Err(errno),
@@ -201,7 +214,7 @@ impl Client {
     /// Makes a node that must not be there yet: anything but a file to be opened.
     pub async fn make(&self, dir: InodeId, name: &[u8], node: NewNode) -> Result<Attr, Errno> {
         let op = FsOp::Create { dir, name: name.to_vec(), node, exclusive: true, open: false };
-        let answer = self.inode_change(dir, op).await?;
+        let answer = self.change_name(dir, name, op).await?;
         self.found(answer).await?.map(|found| found.attr).ok_or(Errno::ENOENT)
     }
 
@@ -218,7 +231,7 @@ impl Client {
         for _ in 0..VANISHED_TRIES_MAX {
             let node = node.clone();
             let op = FsOp::Create { dir, name: name.to_vec(), node, exclusive, open: true };
-            let answer = self.inode_change(dir, op).await?;
+            let answer = self.change_name(dir, name, op).await?;
             let Some(mut found) = self.found(answer).await? else { continue };
             if found.created {
                 self.opened(found.attr.inode);
@@ -247,16 +260,18 @@ impl Client {
     }
 
     pub async fn link(&self, inode: InodeId, dir: InodeId, name: &[u8]) -> Result<Attr, Errno> {
-        let answer = self.inode_change(dir, FsOp::Link { inode, dir, name: name.to_vec() }).await?;
+        let answer = self.change_name(dir, name, FsOp::Link { inode, dir, name: name.to_vec() }).await?;
         self.found(answer).await?.map(|found| found.attr).ok_or(Errno::ENOENT)
     }
 
     pub async fn unlink(&self, dir: InodeId, name: &[u8]) -> Result<(), Errno> {
-        self.inode_change(dir, FsOp::Remove { dir, name: name.to_vec(), directory: false }).await.map(drop)
+        let op = FsOp::Remove { dir, name: name.to_vec(), directory: false };
+        self.change_name(dir, name, op).await.map(drop)
     }
 
     pub async fn rmdir(&self, dir: InodeId, name: &[u8]) -> Result<(), Errno> {
-        self.inode_change(dir, FsOp::Remove { dir, name: name.to_vec(), directory: true }).await.map(drop)
+        let op = FsOp::Remove { dir, name: name.to_vec(), directory: true };
+        self.change_name(dir, name, op).await.map(drop)
     }
 
     pub async fn rename(
@@ -268,16 +283,7 @@ impl Client {
         mode: RenameMode,
     ) -> Result<(), Errno> {
         let op = FsOp::Rename { dir, name: name.to_vec(), new_dir, new_name: new_name.to_vec(), mode };
-        self.inode_change(dir, op).await.map(drop)
-    }
-
-    /// Entries after `cookie` (0: all), without "." and "..".
-    pub async fn readdir(&self, dir: InodeId, cookie: u64, entries_max: u32) -> Result<Listing, Errno> {
-        let op = FsOp::ReadDir { dir, cookie, entries_max, attrs: false };
-        match self.ask(dir.position(), op).await? {
-            (FsReply::Entries { entries, end }, _) => Ok(Listing { entries, end }),
-            other => Err(unexpected(&other)),
-        }
+        self.change_name(dir, name, op).await.map(drop)
     }
 
     pub async fn readlink(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {

@@ -218,7 +218,6 @@ impl Client {
                     }
                 }
                 Ok(other) => return Err(unexpected(&other)),
-                Err(Failure::Errno(errno)) => return Err(errno),
                 Err(Failure::Cut { generation }) => {
                     // The cut is known at the inode before any slab hears of it.
                     let newest = self.getattr(inode).await?.cut_generation;
@@ -227,6 +226,7 @@ impl Client {
                         return Err(Errno::EIO);
                     }
                 }
+                Err(failure) => return Err(failure.into()),
             }
         }
     }
@@ -253,7 +253,7 @@ impl Client {
                 self.generations.borrow_mut().remove(&inode);
                 Ok(None)
             }
-            Err(Failure::Errno(errno)) => Err(errno),
+            Err(failure) => Err(failure.into()),
         }
     }
 

@@ -12,6 +12,7 @@ mod errno;
 mod follow;
 mod locks;
 mod opens;
+mod pages;
 mod renew;
 mod report;
 mod request;

@@ -20,6 +20,10 @@ pub(crate) enum Failure {
     Cut {
         generation: u64,
     },
+    /// The page of the directory has split.
+    PageSplit,
+    /// The directory has no such page.
+    NoPage,
 }
 
 impl From<Errno> for Failure {
@@ -32,8 +36,8 @@ impl From<Failure> for Errno {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Errno(errno) => errno,
-            // Only writers of slabs meet it, and they try again.
-            Failure::Cut { .. } => Errno::EIO,
+            // Only writers of slabs and those who look for names meet them, and they try again.
+            Failure::Cut { .. } | Failure::PageSplit | Failure::NoPage => Errno::EIO,
         }
     }
 }
@@ -43,6 +47,19 @@ impl From<Failure> for Errno {
 pub(crate) enum Effect {
     None,
     Once,
+}
+
+/// What a request is for: a position, and which page of a directory if it is about names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub position: Position,
+    pub depth: u8,
+}
+
+impl From<Position> for Target {
+    fn from(position: Position) -> Self {
+        Self { position, depth: 0 }
+    }
 }
 
 pub(crate) type Answer = (FsReply, Bytes);
@@ -77,16 +94,17 @@ impl Client {
 
     pub(crate) async fn send(
         &self,
-        position: Position,
+        target: impl Into<Target>,
         op: FsOp,
         body: Bytes,
         effect: Effect,
     ) -> Result<Answer, Failure> {
+        let target = target.into();
         // A lock may be waited for as long as it takes.
         let limit = if waits_for_lock(&op) { None } else { self.fail_after };
         let mut wait = self.waits.begin();
-        let Some(limit) = limit else { return self.send_until_answered(position, op, body, effect, &mut wait).await };
-        let work = self.send_until_answered(position, op, body, effect, &mut wait);
+        let Some(limit) = limit else { return self.send_until_answered(target, op, body, effect, &mut wait).await };
+        let work = self.send_until_answered(target, op, body, effect, &mut wait);
         match self.handle.timeout(limit, work).await {
             Ok(outcome) => outcome,
             Err(_) => {
@@ -99,14 +117,14 @@ impl Client {
 
     async fn send_until_answered(
         &self,
-        position: Position,
+        target: Target,
         op: FsOp,
         body: Bytes,
         effect: Effect,
         wait: &mut Wait,
     ) -> Result<Answer, Failure> {
         let Some(map) = self.follower.map() else { return Err(Failure::Errno(Errno::EIO)) };
-        let (cluster, bucket) = (map.cluster, map.bucket_of(position));
+        let (cluster, bucket) = (map.cluster, map.bucket_of(target.position));
         drop(map);
         let ticket = match effect {
             Effect::None => None,
@@ -121,6 +139,7 @@ impl Client {
             client: self.id,
             sequence: ticket.as_ref().map_or(0, |ticket| ticket.sequence),
             unanswered: 0,
+            depth: target.depth,
             op,
         };
         let mut pause = RETRY_FIRST;
@@ -205,6 +224,8 @@ impl Client {
         match error {
             FsError::Errno(errno) => Attempt::Failure(Failure::Errno(Errno(errno))),
             FsError::Cut { generation } => Attempt::Failure(Failure::Cut { generation }),
+            FsError::Moved { .. } => Attempt::Failure(Failure::PageSplit),
+            FsError::NoPage => Attempt::Failure(Failure::NoPage),
             FsError::Newer(_) => {
                 let hint = self.follower.map().and_then(|map| map.core_addr(CoreId { core: 0, ..leader }));
                 self.follower.refresh(hint);

@@ -1,6 +1,7 @@
 //! Between the leaders of buckets: transactions over several of them, and what one does for another.
 
 use crate::fs::{Attr, FileKind, FsError};
+use crate::page::PageId;
 use crate::*;
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +67,28 @@ pub enum ParticipantOp {
         fs: FsId,
         inode: InodeId,
     },
-    /// What a name of a directory means.
+    /// What a name of a directory means, by this page.
     Name {
         fs: FsId,
-        dir: InodeId,
+        page: PageId,
         name: Vec<u8>,
+    },
+    /// Entries of a page that is being made; they are in the body. `first`: what an earlier attempt left goes.
+    Fill {
+        fs: FsId,
+        page: PageId,
+        attempt: u64,
+        first: bool,
+    },
+    /// What pages of a directory say of it.
+    Pages {
+        fs: FsId,
+        pages: Vec<PageId>,
+    },
+    /// What is made by the page's names takes over something else of the directory: the body says what.
+    Inherit {
+        fs: FsId,
+        page: PageId,
     },
 }
 
@@ -84,6 +102,8 @@ pub enum ParticipantReply {
     Vetoed(FsError),
     /// What the coordinator saw is no longer so; nothing was kept. It looks again.
     Changed,
+    /// The directory that is to go has several pages, and the coordinator doesn't know; nothing was kept.
+    Paged,
     /// The outcome stands on P+1.
     Confirmed,
     Outcome {
@@ -94,6 +114,16 @@ pub enum ParticipantReply {
     Holds(bool),
     Parent(InodeId),
     Name(Option<(InodeId, FileKind)>),
+    /// One for each that was asked for.
+    Pages(Vec<PageState>),
     /// The request could not be served: by what follows.
     Refused(FsError),
+}
+
+/// What a page has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PageState {
+    Here { entries: u64, directories: u32, mtime_ns: i64, ctime_ns: i64 },
+    Split,
+    Absent,
 }

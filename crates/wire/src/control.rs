@@ -250,6 +250,9 @@ pub struct BucketStats {
     pub checkpoints: u64,
     pub merges: u64,
     pub cleaned_sets: u64,
+    /// Pages of directories that have split.
+    #[serde(default)]
+    pub page_splits: u64,
     pub freed_sets: u64,
     pub repaired_stripes: u64,
     pub checksum_errors: u64,

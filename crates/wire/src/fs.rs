@@ -20,6 +20,8 @@ pub struct FsRequest {
     pub sequence: u64,
     /// Lowest sequence at this bucket that the client has no answer for yet; results below it are dropped.
     pub unanswered: u64,
+    /// Depth of the directory's page that the bucket is asked for; 0 for what isn't about the names in a directory.
+    pub depth: u8,
     pub op: FsOp,
 }
 
@@ -164,7 +166,7 @@ pub struct Lock {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FsOp {
-    // To the bucket of the directory (its page).
+    // To the bucket of the directory's page.
     Lookup {
         dir: InodeId,
         name: Vec<u8>,
@@ -197,7 +199,7 @@ pub enum FsOp {
         new_name: Vec<u8>,
         mode: RenameMode,
     },
-    /// Entries after `cookie` (0: from the start), at most `entries_max`. "." and ".." are the client's business.
+    /// Entries of the page after `cookie` (0: from the start), at most `entries_max`. "." and ".." are the client's business.
     ReadDir {
         dir: InodeId,
         cookie: u64,
@@ -206,8 +208,10 @@ pub enum FsOp {
     },
 
     // To the bucket of the inode.
+    /// `own`: of a directory, without what its pages have to say: size, links and times may be older.
     GetAttr {
         inode: InodeId,
+        own: bool,
     },
     SetAttr {
         inode: InodeId,
@@ -363,6 +367,7 @@ pub enum FsReply {
         attr: Option<Attr>,
         created: bool,
     },
+    /// `end`: of the page.
     Entries {
         entries: Vec<DirEntry>,
         end: bool,
@@ -401,6 +406,12 @@ pub enum FsError {
     Older(Epoch),
     #[error("this core doesn't lead the bucket")]
     NotLeader,
+    /// The page has split: the name is in one of this depth.
+    #[error("the directory's page moved: depth {depth}")]
+    Moved { depth: u8 },
+    /// There is no such page: ask the directory.
+    #[error("the directory has no such page")]
+    NoPage,
     /// The leader is there but can't serve yet; try again. The text is shown in `weft status`.
     #[error("not ready: {0}")]
     NotReady(String),

@@ -16,6 +16,7 @@ pub mod locks;
 pub mod manager;
 pub mod map;
 mod mutant;
+pub mod page;
 
 pub use ids::*;
 #[cfg(weft_mutants)]

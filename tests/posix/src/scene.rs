@@ -12,6 +12,8 @@ const WRITER: &str = "weft-fsync";
 const FILESYSTEM: &str = "main";
 const NODES: usize = 6;
 const PROTECTION: &str = "4+2";
+/// Names in a part of a directory.
+const PAGE_ENTRIES_MAX: u64 = 8;
 
 pub struct Scene {
     pub cluster: Cluster,
@@ -38,6 +40,8 @@ impl Scene {
         let mut layout = Layout::new("posix", NODES, PROTECTION, drive_bytes)?;
         // A missing flush shows when daemons are killed.
         layout.volatile_cache = true;
+        // Few names are enough for directories over several buckets.
+        layout.extra_config = format!("page_entries_max = {PAGE_ENTRIES_MAX}\n");
         preflight::check(&preflight::Wanted {
             state: &state,
             nodes: layout.nodes,

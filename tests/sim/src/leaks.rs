@@ -3,8 +3,10 @@
 
 use crate::crew::Crew;
 use crate::stripes;
+use crate::workload::list;
 use crate::world::World;
 use std::time::Duration;
+use weft_bucket::key::PREFIX_BYTES;
 use weft_bucket::{KeyBuilder, Tag};
 use weft_client::{Client, Errno};
 use weft_wire::fs::FileKind;
@@ -14,12 +16,11 @@ use weft_wire::{FsId, InodeId};
 const REMOVE_MAX: Duration = Duration::from_secs(120);
 /// Cuts are remembered for two minutes, sessions for half a one.
 const FORGET: Duration = Duration::from_secs(240);
-const LISTING_MAX: u32 = 1024;
 /// Keys of a kind that are shown.
 const SHOWN_MAX: usize = 4;
 
-/// Tags of a filesystem's keys. The root's inode is all that may be there.
-const OF_FILES: [Tag; 6] = [Tag::Inode, Tag::Dentry, Tag::Xattr, Tag::Open, Tag::Cut, Tag::Extent];
+/// Tags of a filesystem's keys. The root's inode and pages are all that may be there.
+const OF_FILES: [Tag; 7] = [Tag::Inode, Tag::Dentry, Tag::Page, Tag::Xattr, Tag::Open, Tag::Cut, Tag::Extent];
 /// Tags of what belongs to no filesystem.
 const OF_CLIENTS: [Tag; 3] = [Tag::Result, Tag::Open, Tag::Transaction];
 
@@ -58,7 +59,13 @@ pub fn check(world: &mut World, crew: &Crew) -> Result<(), String> {
                 Err(_) => return Err(format!("reading {id} does not end")),
             };
             let roots = root.0.to_be_bytes();
-            let keys = found.into_iter().filter(|(key, _)| !(tag == Tag::Inode && key.ends_with(&roots)));
+            let of_root = |key: &[u8]| match tag {
+                Tag::Inode => key.ends_with(&roots),
+                // They stay when it is empty.
+                Tag::Page => key.get(PREFIX_BYTES..).is_some_and(|key| key.starts_with(&roots)),
+                _ => false,
+            };
+            let keys = found.into_iter().filter(|(key, _)| !of_root(key));
             let keys: Vec<_> = keys.collect();
             if !keys.is_empty() {
                 let shown: Vec<_> = keys.iter().take(SHOWN_MAX).collect();
@@ -75,7 +82,7 @@ async fn remove_all(client: &Client, root: InodeId) -> Result<(), Errno> {
     let mut at = 0;
     while let Some((dir, ..)) = directories.get(at).cloned() {
         at += 1;
-        for entry in client.readdir(dir, 0, LISTING_MAX).await?.entries {
+        for entry in list(client, dir).await? {
             match entry.kind {
                 FileKind::Directory => directories.push((entry.inode, dir, entry.name)),
                 _ => client.unlink(dir, &entry.name).await?,

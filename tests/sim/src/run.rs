@@ -136,6 +136,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Runs whose nodes are down for long take so much longer.
 const LONG_FACTOR: u32 = 3;
 const NAMES: u16 = 8;
+const PAGES_SALT: u64 = 0x7061_6765;
 /// By a planted damage: enough to hit something.
 const DAMAGED_BLOCKS: u64 = 20_000;
 /// Operations around a violation that are shown.
@@ -202,7 +203,13 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         world.trace.print();
     }
     let mut random = Random::new(world.random.next_u64());
-    let drawn = draw(&mut random);
+    let mut drawn = draw(&mut random);
+    // Drawn apart, so that all else is as it was for a seed before there were pages.
+    let mut pages = Random::new(options.seed ^ PAGES_SALT);
+    if pages.chance(0.6) {
+        // Few names are many enough for several pages.
+        drawn.tunables.lead.namespace.page_entries_max = 1 + pages.below(4);
+    }
     world.trace.note(&format!("{:?} {:?} {:?}", drawn.workload, drawn.faults, drawn.drive));
     for _ in 0..options.nodes {
         world.add_node(1, drawn.drive, drawn.tunables);

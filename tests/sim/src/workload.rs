@@ -10,7 +10,7 @@ use weft_client::{Client, Errno, OpenMode};
 use weft_reactor::{Handle, Random};
 use weft_wire::InodeId;
 use weft_wire::fs::{
-    Caller, FallocateMode, FileKind, Lock, LockKind, LockType, NewNode, RenameMode, SetAttr, XattrMode,
+    Caller, DirEntry, FallocateMode, FileKind, Lock, LockKind, LockType, NewNode, RenameMode, SetAttr, XattrMode,
 };
 use weft_wire::limits::SLAB_BYTES;
 
@@ -290,12 +290,12 @@ impl Hand {
                 client.link(*inode, *dir, &name_bytes(*name)).await.map(|_| Outcome::Done)
             }
             Call::ReadDir { dir } => {
-                let listing = client.readdir(*dir, 0, LISTING_MAX).await?;
+                let listed = list(client, *dir).await?;
                 let entries: Option<Vec<_>> =
-                    listing.entries.iter().map(|entry| Some((name_number(&entry.name)?, entry.inode))).collect();
+                    listed.iter().map(|entry| Some((name_number(&entry.name)?, entry.inode))).collect();
                 Ok(match entries {
-                    Some(entries) if listing.end => Outcome::Entries(entries),
-                    _ => Outcome::Nonsense(format!("a listing of {:?}", listing.entries)),
+                    Some(entries) if listed.is_sorted_by(|a, b| a.cookie < b.cookie) => Outcome::Entries(entries),
+                    _ => Outcome::Nonsense(format!("a listing of {listed:?}")),
                 })
             }
             Call::Write { inode, at, cells } => {
@@ -522,6 +522,20 @@ fn choose(shared: &Shared, owner: Owner, locked: &[InodeId], random: &mut Random
         Kind::Lock if locked.len() < LOCKED_MAX => Call::Lock { inode: file?, owner, exclusive: random.chance(0.6) },
         Kind::Lock | Kind::Unlock => Call::Unlock { inode: pick(locked, random)?, owner },
     })
+}
+
+/// All names of a directory. Not of one moment.
+pub async fn list(client: &Client, dir: InodeId) -> Result<Vec<DirEntry>, Errno> {
+    let mut entries: Vec<DirEntry> = Vec::new();
+    loop {
+        let after = entries.last().map_or(0, |entry| entry.cookie);
+        let listing = client.readdir(dir, after, LISTING_MAX).await?;
+        let stands = listing.entries.is_empty();
+        entries.extend(listing.entries);
+        if listing.end || stands {
+            return Ok(entries);
+        }
+    }
 }
 
 /// Looks at everything that there is.

@@ -10,7 +10,7 @@ const EINVAL: i32 = 22;
 const ENODATA: i32 = 61;
 
 /// Owner rwx, user 1000 rw, group rx, others nothing; the mask is given.
-fn acl(mask: u16) -> Vec<u8> {
+pub fn acl(mask: u16) -> Vec<u8> {
     let mut value = 2u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in
         [(1u16, 7u16, u32::MAX), (2, 6, 1000), (4, 5, u32::MAX), (16, mask, u32::MAX), (32, 0, u32::MAX)]
@@ -22,11 +22,11 @@ fn acl(mask: u16) -> Vec<u8> {
     value
 }
 
-fn set_op(inode: InodeId, name: &[u8], value: Vec<u8>) -> FsOp {
+pub fn set_op(inode: InodeId, name: &[u8], value: Vec<u8>) -> FsOp {
     FsOp::SetXattr { inode, name: name.to_vec(), value, mode: XattrMode::Either, kill_setgid: false }
 }
 
-async fn get(client: &Client, inode: InodeId, name: &[u8]) -> Result<Acl, i32> {
+pub async fn get(client: &Client, inode: InodeId, name: &[u8]) -> Result<Acl, i32> {
     match client.ask(FsOp::GetXattr { inode, name: name.to_vec() }).await {
         Ok((FsReply::Bytes(value), _)) => Ok(Acl::from_xattr(&value).unwrap()),
         Ok(other) => panic!("{other:?}"),
@@ -34,7 +34,7 @@ async fn get(client: &Client, inode: InodeId, name: &[u8]) -> Result<Acl, i32> {
     }
 }
 
-fn node(kind: FileKind, mode: u16) -> NewNode {
+pub fn node(kind: FileKind, mode: u16) -> NewNode {
     NewNode { kind, mode, umask: 0o077, rdev: 0, caller: Caller { uid: 7, gid: 8 }, target: Vec::new() }
 }
 

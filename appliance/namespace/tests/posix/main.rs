@@ -9,6 +9,7 @@ mod data;
 mod locks;
 mod names;
 mod once;
+mod pages;
 mod renames;
 mod rig;
 mod space;

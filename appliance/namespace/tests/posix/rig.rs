@@ -9,7 +9,7 @@ use std::time::Duration;
 use weft_bucket::{Bucket, BucketParams};
 use weft_drive::mem::{CrashKeeps, MemMedia, MemOptions};
 use weft_drive::{Drive, DriveOptions, DriveServer, DriveService, FormatOptions, FormattedDrive};
-use weft_namespace::{Context, Namespace};
+use weft_namespace::{Context, Namespace, Tunables};
 use weft_reactor::Handle;
 use weft_reactor::testing::VirtualTime;
 use weft_transport::memory::MemoryNetwork;
@@ -19,6 +19,7 @@ use weft_wire::fs::*;
 use weft_wire::hash::{Secret, slab_position};
 use weft_wire::limits::SLAB_BYTES;
 use weft_wire::map::{self, Ensemble, Map, Protection, State};
+use weft_wire::page::{KnownPages, PageId};
 use weft_wire::*;
 
 pub const NODES: u16 = 6;
@@ -58,20 +59,25 @@ struct Inner {
     lives: Cell<u64>,
     leaders: RefCell<BTreeMap<BucketId, Rc<Namespace>>>,
     trace: RefCell<Vec<(BucketId, String)>>,
+    tunables: Cell<Tunables>,
 }
 
 /// Runs a test in virtual time.
 pub fn run<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Rig) -> F) {
+    run_with(Tunables::default(), seed, test);
+}
+
+pub fn run_with<F: Future<Output = ()>>(tunables: Tunables, seed: u64, test: impl FnOnce(Rig) -> F) {
     let time = VirtualTime::new(seed);
     let handle = time.handle();
     time.block_on(async move {
-        let rig = Rig::new(handle).await;
+        let rig = Rig::new(handle, tunables).await;
         test(rig).await;
     });
 }
 
 impl Rig {
-    pub async fn new(handle: Handle) -> Self {
+    pub async fn new(handle: Handle, tunables: Tunables) -> Self {
         let media: Vec<_> = (0..NODES)
             .map(|_| {
                 MemMedia::new(MemOptions {
@@ -102,6 +108,7 @@ impl Rig {
             lives: Cell::new(0),
             leaders: RefCell::default(),
             trace: RefCell::default(),
+            tunables: Cell::new(tunables),
         };
         let rig = Self(Rc::new(inner));
         rig.start_drives().await;
@@ -165,7 +172,11 @@ impl Rig {
         let network = self.0.network.node(leader_core(id));
         let bucket = Bucket::open(params, Rc::clone(&network), self.0.handle.clone(), |_| {}).await.expect("open");
         let map = Rc::clone(&self.0.map);
-        let context = Context { map: Rc::new(move || Some(Rc::clone(&map.borrow()))), network: Rc::clone(&network) };
+        let context = Context {
+            map: Rc::new(move || Some(Rc::clone(&map.borrow()))),
+            network: Rc::clone(&network),
+            tunables: self.0.tunables.get(),
+        };
         let namespace = Namespace::open(bucket, context).await.expect("open");
         self.0.leaders.borrow_mut().insert(id, namespace);
         self.serve(&network, id);
@@ -259,6 +270,7 @@ impl Rig {
             network: self.0.network.client(id as u16),
             next: RefCell::default(),
             outstanding: RefCell::default(),
+            pages: RefCell::default(),
         }))
     }
 
@@ -335,6 +347,7 @@ struct ClientInner {
     network: Rc<dyn Network>,
     next: RefCell<BTreeMap<BucketId, u64>>,
     outstanding: RefCell<BTreeMap<BucketId, std::collections::BTreeSet<u64>>>,
+    pages: RefCell<KnownPages>,
 }
 
 pub type Answer = Result<(FsReply, Bytes), FsError>;
@@ -361,6 +374,10 @@ fn changes(op: &FsOp) -> bool {
 impl Client {
     /// A request at a bucket, again until it is answered.
     pub async fn ask_bucket(&self, bucket: BucketId, op: FsOp, body: Bytes) -> Answer {
+        self.ask_page(bucket, 0, op, body).await
+    }
+
+    async fn ask_page(&self, bucket: BucketId, depth: u8, op: FsOp, body: Bytes) -> Answer {
         let mut sequence = 0;
         if changes(&op) {
             let mut next = self.0.next.borrow_mut();
@@ -369,7 +386,7 @@ impl Client {
             *next += 1;
             self.0.outstanding.borrow_mut().entry(bucket).or_default().insert(sequence);
         }
-        let answer = self.ask_again(bucket, sequence, op, body).await;
+        let answer = self.ask_again_page(bucket, depth, sequence, op, body).await;
         if sequence > 0 {
             self.0.outstanding.borrow_mut().entry(bucket).or_default().remove(&sequence);
         }
@@ -382,6 +399,10 @@ impl Client {
 
     /// The same request, with its number, until it is answered.
     pub async fn ask_again(&self, bucket: BucketId, sequence: u64, op: FsOp, body: Bytes) -> Answer {
+        self.ask_again_page(bucket, 0, sequence, op, body).await
+    }
+
+    async fn ask_again_page(&self, bucket: BucketId, depth: u8, sequence: u64, op: FsOp, body: Bytes) -> Answer {
         for _ in 0..TRIES_MAX {
             let map = self.0.rig.map();
             let by_map = map.bucket(bucket).expect("bucket");
@@ -394,6 +415,7 @@ impl Client {
                 client: self.0.id,
                 sequence,
                 unanswered: lowest.unwrap_or(sequence).min(sequence),
+                depth,
                 op: op.clone(),
             };
             let answer = self.0.network.ask(by_map.leader, Service::Fs, encode(&request), body.clone(), CALL).await;
@@ -425,7 +447,7 @@ impl Client {
             | FsOp::Write { inode, offset, .. }
             | FsOp::Fallocate { inode, offset, .. }
             | FsOp::Seek { inode, offset, .. } => slab_position(&map.secret, FS, *inode, offset / SLAB_BYTES),
-            FsOp::GetAttr { inode }
+            FsOp::GetAttr { inode, .. }
             | FsOp::SetAttr { inode, .. }
             | FsOp::ReadLink { inode }
             | FsOp::Open { inode, .. }
@@ -451,7 +473,53 @@ impl Client {
         self.ask_with(op, Bytes::new()).await
     }
 
+    /// The page that the operation is about, if it is about names.
+    fn page(&self, op: &FsOp) -> Option<PageId> {
+        let (known, secret) = (self.0.pages.borrow(), self.0.rig.map().secret);
+        match op {
+            FsOp::Lookup { name, .. } if name == b".." => None,
+            FsOp::Lookup { dir, name }
+            | FsOp::Create { dir, name, .. }
+            | FsOp::Link { dir, name, .. }
+            | FsOp::Remove { dir, name, .. }
+            | FsOp::Rename { dir, name, .. } => Some(known.of_name(&secret, *dir, name)),
+            FsOp::ReadDir { dir, cookie, .. } => Some(known.of_cookie(*dir, cookie.saturating_add(1))),
+            _ => None,
+        }
+    }
+
+    /// What a request about names learns of pages on its way.
+    async fn ask_pages(&self, mut op: FsOp) -> Answer {
+        let mut listed = Vec::new();
+        for _ in 0..TRIES_MAX {
+            let page = self.page(&op).expect("about names");
+            let map = self.0.rig.map();
+            let bucket = map.bucket_of(page.position(&map.secret, FS));
+            match self.ask_page(bucket, page.depth, op.clone(), Bytes::new()).await {
+                Err(FsError::Moved { .. }) => self.0.pages.borrow_mut().split(page),
+                Err(FsError::NoPage) => self.0.pages.borrow_mut().forget(page.dir),
+                Ok((FsReply::Entries { entries, end: true }, body)) => {
+                    listed.extend(entries);
+                    let FsOp::ReadDir { cookie, entries_max, .. } = &mut op else { panic!("{op:?}") };
+                    *cookie = page.last_cookie();
+                    if page.is_last() || listed.len() >= *entries_max as usize {
+                        return Ok((FsReply::Entries { entries: listed, end: page.is_last() }, body));
+                    }
+                }
+                Ok((FsReply::Entries { entries, .. }, body)) => {
+                    listed.extend(entries);
+                    return Ok((FsReply::Entries { entries: listed, end: false }, body));
+                }
+                answer => return answer,
+            }
+        }
+        panic!("no page for {op:?}");
+    }
+
     pub async fn ask_with(&self, op: FsOp, body: Bytes) -> Answer {
+        if self.page(&op).is_some() {
+            return self.ask_pages(op).await;
+        }
         let bucket = self.home(&op);
         self.ask_bucket(bucket, op, body).await
     }
@@ -502,7 +570,7 @@ impl Client {
     }
 
     pub async fn getattr(&self, inode: InodeId) -> Result<Attr, FsError> {
-        match self.ask(FsOp::GetAttr { inode }).await?.0 {
+        match self.ask(FsOp::GetAttr { inode, own: false }).await?.0 {
             FsReply::Attr(attr) => Ok(attr),
             other => panic!("{other:?}"),
         }

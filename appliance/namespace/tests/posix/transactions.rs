@@ -316,47 +316,51 @@ fn trees_hang_together_whatever_happens() {
     for seed in 500..508 {
         run(seed, |rig| async move {
             let client = rig.client(1);
-            let mut dirs = vec![ROOT];
-            for i in 0..5 {
-                let parent = dirs[i % 2];
-                dirs.push(client.mkdir(parent, &format!("d{i}")).await.unwrap());
-            }
-            let workers: Vec<_> = (2..6)
-                .map(|id| {
-                    let (client, dirs, handle) = (rig.client(id), dirs.clone(), rig.handle().clone());
-                    let work = async move {
-                        for _ in 0..25 {
-                            let pick = |n: u64| handle.random_below(n) as usize;
-                            let (dir, other) = (dirs[pick(6)], dirs[pick(6)]);
-                            let name = ["d0", "d1", "d2", "x", "y"][pick(5)];
-                            let to = ["d0", "d1", "d2", "x", "y"][pick(5)];
-                            match pick(8) {
-                                0 => drop(client.create(dir, name).await),
-                                1 => drop(client.mkdir(dir, name).await),
-                                2 => _ = client.unlink(dir, name).await,
-                                3 => _ = client.rmdir(dir, name).await,
-                                4 => {
-                                    if let Ok(inode) = client.lookup(other, to).await {
-                                        client.link(inode, dir, name).await;
-                                    }
-                                }
-                                5 => _ = client.rename_mode((dir, name), (other, to), RenameMode::Exchange).await,
-                                _ => _ = client.rename((dir, name), (other, to)).await,
-                            }
-                        }
-                    };
-                    rig.handle().spawn("worker", work)
-                })
-                .collect();
-            for _ in 0..4 {
-                let nap = rig.handle().random_below(4000);
-                rig.handle().sleep(Duration::from_micros(nap)).await;
-                rig.fail_over(BucketId(rig.handle().random_below(u64::from(BUCKETS)) as u32)).await;
-            }
-            for worker in workers {
-                worker.await.unwrap();
-            }
+            live(&rig, &client).await;
             check(&rig, &client).await;
         });
+    }
+}
+
+pub async fn live(rig: &Rig, client: &Client) {
+    let mut dirs = vec![ROOT];
+    for i in 0..5 {
+        let parent = dirs[i % 2];
+        dirs.push(client.mkdir(parent, &format!("d{i}")).await.unwrap());
+    }
+    let workers: Vec<_> = (2..6)
+        .map(|id| {
+            let (client, dirs, handle) = (rig.client(id), dirs.clone(), rig.handle().clone());
+            let work = async move {
+                for _ in 0..25 {
+                    let pick = |n: u64| handle.random_below(n) as usize;
+                    let (dir, other) = (dirs[pick(6)], dirs[pick(6)]);
+                    let name = ["d0", "d1", "d2", "x", "y"][pick(5)];
+                    let to = ["d0", "d1", "d2", "x", "y"][pick(5)];
+                    match pick(8) {
+                        0 => drop(client.create(dir, name).await),
+                        1 => drop(client.mkdir(dir, name).await),
+                        2 => _ = client.unlink(dir, name).await,
+                        3 => _ = client.rmdir(dir, name).await,
+                        4 => {
+                            if let Ok(inode) = client.lookup(other, to).await {
+                                client.link(inode, dir, name).await;
+                            }
+                        }
+                        5 => _ = client.rename_mode((dir, name), (other, to), RenameMode::Exchange).await,
+                        _ => _ = client.rename((dir, name), (other, to)).await,
+                    }
+                }
+            };
+            rig.handle().spawn("worker", work)
+        })
+        .collect();
+    for _ in 0..4 {
+        let nap = rig.handle().random_below(4000);
+        rig.handle().sleep(Duration::from_micros(nap)).await;
+        rig.fail_over(BucketId(rig.handle().random_below(u64::from(BUCKETS)) as u32)).await;
+    }
+    for worker in workers {
+        worker.await.unwrap();
     }
 }

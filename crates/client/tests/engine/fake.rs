@@ -371,7 +371,7 @@ impl World {
                 self.names.remove(&(dir, name)).ok_or(FsError::Errno(ENOENT))?;
                 FsReply::Done
             }
-            FsOp::GetAttr { inode } => FsReply::Attr(self.inode(inode)?.attr),
+            FsOp::GetAttr { inode, .. } => FsReply::Attr(self.inode(inode)?.attr),
             FsOp::SetAttr { inode, set } => {
                 let found = self.inode(inode)?;
                 if let Some(size) = set.size_bytes {
