@@ -19,6 +19,9 @@ use weft_wire::{Seq, StripeId};
 /// Entries between two looks at other tasks.
 const ENTRIES_PER_TURN: u32 = 512;
 
+/// Of manifests, runs, and what namespaces keep under their keys; its upper bytes tell it from other numbers.
+pub(crate) const INDEX_VERSION: u32 = 0x6964_7802;
+
 /// Everything that a new leader needs beside the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
@@ -33,6 +36,8 @@ pub(crate) struct Manifest {
 /// The body of a root record: where the manifest is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RootBody {
+    /// [`INDEX_VERSION`] of who wrote it.
+    pub version: u32,
     pub stripes: Vec<(IndexStripe, ZoneSet)>,
     pub manifest_bytes: u64,
 }
@@ -58,7 +63,7 @@ impl Bucket {
         }
         let covers = self.0.frozen_at.get();
         if let Some(frozen) = self.0.index.frozen() {
-            let mut builder = RunBuilder::new(frozen.len());
+            let mut builder = RunBuilder::default();
             let mut writer = RunWriter::new(&self.0.stripes);
             let mut turn = 0;
             for (key, value) in frozen.iter() {
@@ -110,7 +115,7 @@ impl Bucket {
             let set = self.0.stripes.zones.borrow().set(stripe.zone_set).cloned();
             stripes.push((stripe.clone(), set.ok_or(BucketError::Gone(stripe.id))?));
         }
-        let body = RootBody { stripes, manifest_bytes };
+        let body = RootBody { version: INDEX_VERSION, stripes, manifest_bytes };
         let (_, stands) = self.0.log.append_root(RootRecord { covers, body: weft_wire::encode(&body) })?;
         // From here on the root may stand, whatever this leader hears of it: an error means that it is deposed.
         *self.0.manifest.borrow_mut() = std::mem::take(&mut writer.written);
@@ -224,12 +229,11 @@ impl RunWriter {
         let meta = RunMeta {
             id,
             stripes: std::mem::take(&mut self.written),
-            footer_block: finished.footer_block,
-            footer_bytes: finished.footer_bytes,
-            entries: finished.entries,
+            sections: finished.sections,
+            last_key: finished.last_key,
             blocks: finished.blocks,
         };
-        Ok(Run::new(meta, Some(finished.footer)))
+        Ok(Run::new(meta))
     }
 }
 

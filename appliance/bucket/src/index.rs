@@ -3,7 +3,7 @@
 use crate::BucketError;
 use crate::cache::Cache;
 use crate::memtable::Memtable;
-use crate::run::{Footer, Page, RunMeta};
+use crate::run::{Page, RunMeta, Section};
 use crate::stripes::Stripes;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -13,18 +13,17 @@ use std::rc::Rc;
 
 /// A value, or that it was deleted.
 type Found = Option<Bytes>;
-/// Run and number of a page.
-type PageId = (u64, u32);
+/// Run and first block of a page or section.
+type Place = (u64, u32);
 
-/// A run with what of it is in memory.
+/// A run. Where its stripes are may change.
 pub struct Run {
     pub meta: RefCell<RunMeta>,
-    footer: RefCell<Option<Rc<Footer>>>,
 }
 
 impl Run {
-    pub fn new(meta: RunMeta, footer: Option<Footer>) -> Rc<Self> {
-        Rc::new(Self { meta: RefCell::new(meta), footer: RefCell::new(footer.map(Rc::new)) })
+    pub fn new(meta: RunMeta) -> Rc<Self> {
+        Rc::new(Self { meta: RefCell::new(meta) })
     }
 
     pub fn id(&self) -> u64 {
@@ -34,45 +33,25 @@ impl Run {
     pub fn blocks(&self) -> u32 {
         self.meta.borrow().blocks
     }
-
-    pub fn entries(&self) -> u64 {
-        self.meta.borrow().entries
-    }
-
-    async fn footer(&self, stripes: &Stripes) -> Result<Rc<Footer>, BucketError> {
-        if let Some(footer) = &*self.footer.borrow() {
-            return Ok(Rc::clone(footer));
-        }
-        let (block, bytes, blocks) = {
-            let meta = self.meta.borrow();
-            (meta.footer_block, meta.footer_bytes, meta.blocks)
-        };
-        let data = stripes.read_run(&self.meta, block, blocks.saturating_sub(block)).await?;
-        let footer: Footer = data
-            .get(..bytes as usize)
-            .and_then(|data| weft_wire::decode(data).ok())
-            .ok_or_else(|| BucketError::Corrupt(format!("the footer of run {}", self.id())))?;
-        let footer = Rc::new(footer);
-        *self.footer.borrow_mut() = Some(Rc::clone(&footer));
-        Ok(footer)
-    }
 }
 
 pub struct Index {
     memtable: RefCell<Memtable>,
     frozen: RefCell<Option<Rc<Memtable>>>,
     runs: RefCell<Vec<Rc<Run>>>,
-    cache: RefCell<Cache<PageId, Page>>,
+    cache: RefCell<Cache<Place, Page>>,
+    sections: RefCell<Cache<Place, Rc<Section>>>,
     pages_read: Cell<u64>,
 }
 
 impl Index {
-    pub fn new(runs: Vec<Rc<Run>>, cache_bytes_max: usize) -> Self {
+    pub fn new(runs: Vec<Rc<Run>>, cache_bytes_max: usize, sections_bytes_max: usize) -> Self {
         Self {
             memtable: RefCell::default(),
             frozen: RefCell::default(),
             runs: RefCell::new(runs),
             cache: RefCell::new(Cache::new(cache_bytes_max)),
+            sections: RefCell::new(Cache::new(sections_bytes_max)),
             pages_read: Cell::new(0),
         }
     }
@@ -95,12 +74,10 @@ impl Index {
         self.pages_read.get()
     }
 
-    /// What it holds in memory: memtables, footers, cached pages.
+    /// What it holds in memory: memtables, cached sections and pages.
     pub fn resident_bytes(&self) -> usize {
-        let footers: usize =
-            self.runs.borrow().iter().map(|run| run.footer.borrow().as_ref().map_or(0, |footer| footer.bytes())).sum();
         let frozen = self.frozen.borrow().as_ref().map_or(0, |frozen| frozen.bytes());
-        self.memtable.borrow().bytes() + frozen + footers + self.cache.borrow().bytes()
+        self.memtable.borrow().bytes() + frozen + self.sections.borrow().bytes() + self.cache.borrow().bytes()
     }
 
     /// The memtable is closed and a new one begun. `None`: one is being written already, or there is nothing.
@@ -144,14 +121,33 @@ impl Index {
         }
     }
 
-    async fn page(&self, run: &Run, footer: &Footer, page: usize, stripes: &Stripes) -> Result<Page, BucketError> {
-        let key = (run.id(), page as u32);
+    /// Section number `at`; `None` behind the last.
+    async fn section(&self, run: &Run, at: usize, stripes: &Stripes) -> Result<Option<Rc<Section>>, BucketError> {
+        let Some((block, blocks, bytes)) =
+            run.meta.borrow().sections.get(at).map(|place| (place.block, place.blocks(), place.bytes as usize))
+        else {
+            return Ok(None);
+        };
+        let key = (run.id(), block);
+        if let Some(section) = self.sections.borrow_mut().get(&key) {
+            return Ok(Some(Rc::clone(section)));
+        }
+        let data = stripes.read_run(&run.meta, block, blocks).await?;
+        let section: Option<Section> = data.get(..bytes).and_then(|data| weft_wire::decode(data).ok());
+        let section = section.ok_or_else(|| BucketError::Corrupt(format!("section {at} of run {}", run.id())))?;
+        let section = Rc::new(section);
+        self.sections.borrow_mut().insert(key, Rc::clone(&section), section.bytes());
+        Ok(Some(section))
+    }
+
+    async fn page(&self, run: &Run, section: &Section, page: usize, stripes: &Stripes) -> Result<Page, BucketError> {
+        let Some(place) = section.pages.get(page) else {
+            return Err(BucketError::Corrupt(format!("a section of run {} has no page {page}", run.id())));
+        };
+        let key = (run.id(), place.block);
         if let Some(page) = self.cache.borrow_mut().get(&key) {
             return Ok(page.clone());
         }
-        let Some(place) = footer.pages.get(page) else {
-            return Err(BucketError::Corrupt(format!("run {} has no page {page}", run.id())));
-        };
         let data = stripes.read_run(&run.meta, place.block, place.blocks).await?;
         self.pages_read.set(self.pages_read.get() + 1);
         let page = Page::new(data);
@@ -169,12 +165,14 @@ impl Index {
         }
         let runs = self.runs();
         for run in runs {
-            let footer = run.footer(stripes).await?;
-            if !footer.may_hold(key) {
+            let at = run.meta.borrow().section_for(key);
+            let Some(at) = at else { continue };
+            let Some(section) = self.section(&run, at, stripes).await? else { continue };
+            if !section.may_hold(key) {
                 continue;
             }
-            let Some(page) = footer.page_for(key) else { continue };
-            if let Some(found) = self.page(&run, &footer, page, stripes).await?.get(key) {
+            let Some(page) = section.page_for(key) else { continue };
+            if let Some(found) = self.page(&run, &section, page, stripes).await?.get(key) {
                 return Ok(found);
             }
         }
@@ -333,18 +331,22 @@ impl<'a> Behind<'a> {
     }
 
     async fn look_in(&mut self, index: &Index, run: &Run, stripes: &Stripes) -> Result<(), BucketError> {
-        let footer = run.footer(stripes).await?;
-        let mut pages = footer.pages_below(self.below);
-        while pages > 0 {
-            pages -= 1;
-            let page = index.page(run, &footer, pages, stripes).await?;
-            let mut at = page.lower_bound(self.below);
-            while at > 0 {
-                at -= 1;
-                let Some((key, value)) = page.entry(at) else { continue };
-                let value = value.map(|value| Bytes::copy_from_slice(&value));
-                if !self.see(Bytes::copy_from_slice(&key), value) {
-                    return Ok(());
+        let mut sections = run.meta.borrow().sections_below(self.below);
+        while sections > 0 {
+            sections -= 1;
+            let Some(section) = index.section(run, sections, stripes).await? else { continue };
+            let mut pages = section.pages_below(self.below);
+            while pages > 0 {
+                pages -= 1;
+                let page = index.page(run, &section, pages, stripes).await?;
+                let mut at = page.lower_bound(self.below);
+                while at > 0 {
+                    at -= 1;
+                    let Some((key, value)) = page.entry(at) else { continue };
+                    let value = value.map(|value| Bytes::copy_from_slice(&value));
+                    if !self.see(Bytes::copy_from_slice(&key), value) {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -359,8 +361,10 @@ impl<'a> Behind<'a> {
 /// Walks a run in key order.
 pub struct Cursor {
     run: Rc<Run>,
-    footer: Rc<Footer>,
-    /// The page after the current one.
+    /// The section after the current one.
+    next_section: usize,
+    section: Rc<Section>,
+    /// The page after the current one, in its section.
     next_page: usize,
     page: Option<Page>,
     /// The entry after the current one.
@@ -371,14 +375,18 @@ pub struct Cursor {
 impl Cursor {
     /// Stands at the first entry that isn't below `from`.
     pub async fn seek(index: &Index, run: Rc<Run>, from: &[u8], stripes: &Stripes) -> Result<Self, BucketError> {
-        let footer = run.footer(stripes).await?;
-        let mut cursor = Self { run, footer, next_page: 0, page: None, next: 0, current: None };
-        if from <= cursor.footer.last_key.as_ref() {
-            cursor.next_page = cursor.footer.page_for(from).unwrap_or(0);
-            let page = index.page(&cursor.run, &cursor.footer, cursor.next_page, stripes).await?;
-            cursor.next = page.lower_bound(from);
-            cursor.page = Some(page);
-            cursor.next_page += 1;
+        let section = Rc::default();
+        let mut cursor = Self { run, next_section: 0, section, next_page: 0, page: None, next: 0, current: None };
+        let first = {
+            let meta = cursor.run.meta.borrow();
+            (from <= meta.last_key.as_ref()).then(|| meta.section_for(from).unwrap_or(0))
+        };
+        let Some(first) = first else { return Ok(cursor) };
+        if let Some(section) = index.section(&cursor.run, first, stripes).await? {
+            let page = section.page_for(from).unwrap_or(0);
+            cursor.page = Some(index.page(&cursor.run, &section, page, stripes).await?);
+            cursor.next = cursor.page.as_ref().map_or(0, |page| page.lower_bound(from));
+            (cursor.section, cursor.next_section, cursor.next_page) = (section, first + 1, page + 1);
             cursor.step(index, stripes).await?;
         }
         Ok(cursor)
@@ -388,10 +396,16 @@ impl Cursor {
         loop {
             self.current = self.page.as_ref().and_then(|page| page.entry(self.next));
             self.next += 1;
-            if self.current.is_some() || self.next_page >= self.footer.pages.len() {
+            if self.current.is_some() {
                 return Ok(());
             }
-            self.page = Some(index.page(&self.run, &self.footer, self.next_page, stripes).await?);
+            if self.next_page >= self.section.pages.len() {
+                let Some(section) = index.section(&self.run, self.next_section, stripes).await? else { return Ok(()) };
+                self.section = section;
+                self.next_section += 1;
+                self.next_page = 0;
+            }
+            self.page = Some(index.page(&self.run, &self.section, self.next_page, stripes).await?);
             self.next_page += 1;
             self.next = 0;
         }

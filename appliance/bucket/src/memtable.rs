@@ -47,10 +47,6 @@ impl Memtable {
         self.entries.is_empty()
     }
 
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// What it takes of the memory budget, about.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -59,12 +59,11 @@ impl Bucket {
         for run in &old {
             cursors.push(Cursor::seek(&self.0.index, Rc::clone(run), &[], &self.0.stripes).await?);
         }
-        let entries: u64 = old.iter().map(|run| run.entries()).sum();
         Ok(Merge {
             oldest: count == runs.len(),
             old,
             cursors,
-            builder: RunBuilder::new(entries as usize),
+            builder: RunBuilder::default(),
             writer: RunWriter::new(&self.0.stripes),
             any: false,
         })

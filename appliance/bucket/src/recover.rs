@@ -4,7 +4,7 @@ use crate::BucketError;
 use crate::batch::{BatchRecord, ZoneSetChange};
 use crate::bucket::{Bucket, BucketParams, Inner};
 use crate::cache::Cache;
-use crate::checkpoint::{Manifest, RootBody};
+use crate::checkpoint::{INDEX_VERSION, Manifest, RootBody};
 use crate::drives::Drives;
 use crate::extent::Location;
 use crate::freeing::free_unknown_zones;
@@ -76,7 +76,7 @@ impl Bucket {
             zones.add_stripe(stripe.id, stripe.entry());
         }
         *stripes.zones.borrow_mut() = zones;
-        let runs = manifest.runs.into_iter().map(|meta| Run::new(meta, None)).collect();
+        let runs = manifest.runs.into_iter().map(Run::new).collect();
         let bucket = Bucket(Rc::new(Inner {
             id: params.id,
             epoch: params.epoch,
@@ -86,7 +86,7 @@ impl Bucket {
             handle: handle.clone(),
             log: recovered.log,
             stripes,
-            index: Index::new(runs, params.tunables.cache_bytes_max),
+            index: Index::new(runs, params.tunables.cache_bytes_max, params.tunables.sections_bytes_max),
             locks: Default::default(),
             held: RefCell::default(),
             next_serial: Cell::new(manifest.next_serial.max(1)),
@@ -160,6 +160,10 @@ async fn read_manifest(
 ) -> Result<(Manifest, Option<RootBody>), BucketError> {
     let root: RootBody =
         weft_wire::decode(body).map_err(|_| BucketError::Corrupt("the body of a root record".into()))?;
+    if root.version != INDEX_VERSION {
+        let (found, known) = (root.version, INDEX_VERSION);
+        return Err(BucketError::Corrupt(format!("an index of version {found}: this program reads version {known}")));
+    }
     for (_, set) in &root.stripes {
         stripes.zones.borrow_mut().add_set(set.clone());
     }

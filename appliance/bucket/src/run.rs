@@ -1,5 +1,8 @@
-//! A run: index entries in key order, written once as full stripes. Pages of entries, then a footer with each page's
-//! first key and a Bloom filter of all keys.
+//! A run: index entries in key order, written once as full stripes. Pages of entries; after every so many of them, and
+//! at the end, a section: each page's first key and a Bloom filter of their keys. The manifest says where sections are.
+//!
+//! So what must be in memory of a run is a few bytes for each section, and all else is read when it is needed: memory
+//! doesn't grow with what is stored, nor does what is read before a bucket serves.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -9,6 +12,8 @@ use weft_wire::{StripeId, ZoneSetId};
 
 /// A page grows to this, unless one entry alone is larger.
 pub const PAGE_BYTES: usize = 4 * BLOCK_BYTES;
+/// A section is about so many pages: small enough to be read for one key, large enough to be few.
+const SECTION_PAGES: usize = 32;
 const BLOOM_BITS_PER_KEY: usize = 10;
 const BLOOM_HASHES: u32 = 7;
 /// Length of a value that marks a deletion.
@@ -33,14 +38,23 @@ pub struct RunMeta {
     pub id: u64,
     /// Their data blocks one after another are the run's.
     pub stripes: Vec<IndexStripe>,
-    /// Where the footer begins, in blocks of the run.
-    pub footer_block: u32,
-    pub footer_bytes: u32,
-    pub entries: u64,
+    /// In key order.
+    pub sections: Vec<SectionPlace>,
+    pub last_key: Bytes,
     pub blocks: u32,
 }
 
 impl RunMeta {
+    /// The section that holds `key` if any does.
+    pub fn section_for(&self, key: &[u8]) -> Option<usize> {
+        self.sections.partition_point(|section| section.first_key.as_ref() <= key).checked_sub(1)
+    }
+
+    /// How many sections, from the first, may hold keys below `key`.
+    pub fn sections_below(&self, key: &[u8]) -> usize {
+        self.sections.partition_point(|section| section.first_key.as_ref() < key)
+    }
+
     /// The stripes that hold these blocks of the run, each with its first block of them and how many it has.
     pub fn stripes_of(&self, block: u32, blocks: u32) -> Vec<(IndexStripe, u32, u32)> {
         let (start, end) = (u64::from(block), u64::from(block) + u64::from(blocks));
@@ -61,10 +75,23 @@ impl RunMeta {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SectionPlace {
+    pub first_key: Bytes,
+    /// In blocks of the run.
+    pub block: u32,
+    pub bytes: u32,
+}
+
+impl SectionPlace {
+    pub fn blocks(&self) -> u32 {
+        self.bytes.div_ceil(BLOCK_BYTES as u32)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Footer {
+pub struct Section {
     pub pages: Vec<PagePlace>,
-    pub last_key: Bytes,
     bloom: Vec<u8>,
 }
 
@@ -75,7 +102,7 @@ pub struct PagePlace {
     pub blocks: u32,
 }
 
-impl Footer {
+impl Section {
     /// The page that holds `key` if any does.
     pub fn page_for(&self, key: &[u8]) -> Option<usize> {
         let after = self.pages.partition_point(|page| page.first_key.as_ref() <= key);
@@ -87,7 +114,7 @@ impl Footer {
         self.pages.partition_point(|page| page.first_key.as_ref() < key)
     }
 
-    /// False: the run surely lacks the key.
+    /// False: the pages surely lack the key.
     pub fn may_hold(&self, key: &[u8]) -> bool {
         let bits = self.bloom.len() as u64 * 8;
         bits == 0 || bloom_bits(key_hash(key), bits).all(|bit| self.bloom[(bit / 8) as usize] & (1 << (bit % 8)) != 0)
@@ -186,6 +213,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// Builds a run. Sans-IO: full stripes come out of [`RunBuilder::take_full`].
+#[derive(Default)]
 pub struct RunBuilder {
     out: BytesMut,
     page: BytesMut,
@@ -194,39 +222,22 @@ pub struct RunBuilder {
     page_first: Bytes,
     last_key: Bytes,
     pages: Vec<PagePlace>,
-    bloom: Vec<u8>,
+    /// Hashes of the keys of these pages.
+    hashes: Vec<u64>,
+    sections: Vec<SectionPlace>,
     blocks: u32,
-    entries: u64,
 }
 
 /// What [`RunBuilder::finish`] leaves to be written, and what the manifest needs to know.
 pub struct FinishedRun {
     /// Whole blocks; may be more than one stripe.
     pub rest: Bytes,
-    pub footer: Footer,
-    pub footer_block: u32,
-    pub footer_bytes: u32,
+    pub sections: Vec<SectionPlace>,
+    pub last_key: Bytes,
     pub blocks: u32,
-    pub entries: u64,
 }
 
 impl RunBuilder {
-    /// For up to `entries_max` entries; the filter is made for so many.
-    pub fn new(entries_max: usize) -> Self {
-        let bits = (entries_max * BLOOM_BITS_PER_KEY).next_multiple_of(8).max(64);
-        Self {
-            out: BytesMut::new(),
-            page: BytesMut::new(),
-            offsets: Vec::new(),
-            page_first: Bytes::new(),
-            last_key: Bytes::new(),
-            pages: Vec::new(),
-            bloom: vec![0; bits / 8],
-            blocks: 0,
-            entries: 0,
-        }
-    }
-
     /// Adds an entry. Keys must rise, and be between 1 and 65,535 bytes long.
     pub fn push(&mut self, key: &Bytes, value: Option<&Bytes>) {
         assert!(!key.is_empty() && key.len() <= usize::from(u16::MAX), "a key of {} bytes", key.len());
@@ -235,6 +246,9 @@ impl RunBuilder {
         let table_bytes = (self.offsets.len() + 2) * OFFSET_BYTES;
         if !self.page.is_empty() && self.page.len() + entry_bytes + table_bytes > PAGE_BYTES {
             self.end_page();
+            if self.pages.len() >= SECTION_PAGES {
+                self.end_section();
+            }
         }
         if self.page.is_empty() {
             self.page_first = key.clone();
@@ -247,11 +261,8 @@ impl RunBuilder {
         if let Some(value) = value {
             self.page.put_slice(value);
         }
-        for bit in bloom_bits(key_hash(key), self.bloom.len() as u64 * 8) {
-            self.bloom[(bit / 8) as usize] |= 1 << (bit % 8);
-        }
+        self.hashes.push(key_hash(key));
         self.last_key = key.clone();
-        self.entries += 1;
     }
 
     fn end_page(&mut self) {
@@ -269,6 +280,24 @@ impl RunBuilder {
         self.page.clear();
     }
 
+    fn end_section(&mut self) {
+        let Some(first_key) = self.pages.first().map(|page| page.first_key.clone()) else { return };
+        let bits = (self.hashes.len() * BLOOM_BITS_PER_KEY).next_multiple_of(8).max(64);
+        let mut bloom = vec![0; bits / 8];
+        for hash in self.hashes.drain(..) {
+            for bit in bloom_bits(hash, bits as u64) {
+                bloom[(bit / 8) as usize] |= 1 << (bit % 8);
+            }
+        }
+        let encoded = weft_wire::encode(&Section { pages: std::mem::take(&mut self.pages), bloom });
+        let place = SectionPlace { first_key, block: self.blocks, bytes: encoded.len() as u32 };
+        self.out.put_slice(&encoded);
+        let padded = self.out.len().next_multiple_of(BLOCK_BYTES);
+        self.out.resize(padded, 0);
+        self.blocks += place.blocks();
+        self.sections.push(place);
+    }
+
     /// A stripe of so many blocks, if there are as many.
     pub fn take_full(&mut self, stripe_blocks: u32) -> Option<Bytes> {
         let stripe_bytes = stripe_blocks as usize * BLOCK_BYTES;
@@ -279,20 +308,12 @@ impl RunBuilder {
         if !self.page.is_empty() {
             self.end_page();
         }
-        let footer = Footer { pages: self.pages, last_key: Bytes::copy_from_slice(&self.last_key), bloom: self.bloom };
-        let encoded = weft_wire::encode(&footer);
-        let footer_block = self.blocks;
-        self.out.put_slice(&encoded);
-        let padded = self.out.len().next_multiple_of(BLOCK_BYTES);
-        self.out.resize(padded, 0);
-        let blocks = footer_block + encoded.len().div_ceil(BLOCK_BYTES) as u32;
+        self.end_section();
         FinishedRun {
             rest: self.out.freeze(),
-            footer,
-            footer_block,
-            footer_bytes: encoded.len() as u32,
-            blocks,
-            entries: self.entries,
+            sections: self.sections,
+            last_key: Bytes::copy_from_slice(&self.last_key),
+            blocks: self.blocks,
         }
     }
 }
@@ -301,9 +322,19 @@ impl RunBuilder {
 mod tests {
     use super::*;
 
+    fn meta(finished: &FinishedRun) -> RunMeta {
+        let (sections, last_key) = (finished.sections.clone(), finished.last_key.clone());
+        RunMeta { id: 1, stripes: Vec::new(), sections, last_key, blocks: finished.blocks }
+    }
+
+    fn section(stream: &Bytes, place: &SectionPlace) -> Section {
+        let from = place.block as usize * BLOCK_BYTES;
+        weft_wire::decode(&stream[from..from + place.bytes as usize]).expect("section")
+    }
+
     #[test]
     fn entries_come_back_by_page() {
-        let mut builder = RunBuilder::new(5000);
+        let mut builder = RunBuilder::default();
         let entry = |i: u32| (Bytes::from(format!("key{i:06}")), Bytes::from(vec![i as u8; (i % 300) as usize]));
         for i in 0..5000 {
             let (key, value) = entry(i);
@@ -318,41 +349,44 @@ mod tests {
         stream.put_slice(&finished.rest);
         let stream = stream.freeze();
         assert_eq!(stream.len(), finished.blocks as usize * BLOCK_BYTES);
-        let footer_at = finished.footer_block as usize * BLOCK_BYTES;
-        let footer: Footer =
-            weft_wire::decode(&stream[footer_at..footer_at + finished.footer_bytes as usize]).expect("footer");
-        assert_eq!(footer, finished.footer);
+        let meta = meta(&finished);
+        assert!(meta.sections.len() > 1);
+        let sections: Vec<Section> = meta.sections.iter().map(|place| section(&stream, place)).collect();
         let mut false_positives = 0;
         for i in 0..5000 {
             let (key, value) = entry(i);
-            assert!(footer.may_hold(&key));
-            let place = &footer.pages[footer.page_for(&key).expect("page")];
+            let section = &sections[meta.section_for(&key).expect("section")];
+            assert!(section.may_hold(&key));
+            let place = &section.pages[section.page_for(&key).expect("page")];
             let from = place.block as usize * BLOCK_BYTES;
             let page = Page::new(stream.slice(from..from + place.blocks as usize * BLOCK_BYTES));
             assert_eq!(page.get(&key), Some((i % 7 != 0).then_some(value)));
             assert_eq!(page.get(format!("key{i:06}+").as_bytes()), None);
             assert_eq!(page.entry(page.lower_bound(&key)).expect("entry").0, key);
-            false_positives += u32::from(footer.may_hold(format!("other{i}").as_bytes()));
+            false_positives += u32::from(section.may_hold(format!("other{i}").as_bytes()));
         }
         assert!(false_positives < 250, "{false_positives} of 5000");
-        assert_eq!(footer.page_for(b"a"), None);
+        assert_eq!((meta.section_for(b"a"), meta.sections_below(b"key000000")), (None, 0));
+        assert_eq!(meta.sections_below(b"z"), meta.sections.len());
     }
 
     #[test]
     fn an_entry_larger_than_a_page_has_one_of_its_own() {
-        let mut builder = RunBuilder::new(3);
+        let mut builder = RunBuilder::default();
         let (a, b, c) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"), Bytes::from_static(b"c"));
         let large = Bytes::from(vec![7; 3 * PAGE_BYTES]);
         builder.push(&a, Some(&a));
         builder.push(&b, Some(&large));
         builder.push(&c, None);
         let finished = builder.finish();
-        assert_eq!(finished.footer.pages.len(), 3);
-        let place = &finished.footer.pages[finished.footer.page_for(&b).expect("page")];
+        let [place] = finished.sections.as_slice() else { panic!("{:?}", finished.sections) };
+        let section = section(&finished.rest, place);
+        assert_eq!(section.pages.len(), 3);
+        let place = &section.pages[section.page_for(&b).expect("page")];
         let from = place.block as usize * BLOCK_BYTES;
         let page = Page::new(finished.rest.slice(from..from + place.blocks as usize * BLOCK_BYTES));
         assert_eq!(page.get(&b), Some(Some(large)));
-        assert_eq!(finished.footer.pages_below(&b), 1);
+        assert_eq!(section.pages_below(&b), 1);
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub struct Tunables {
     pub memtable_bytes_max: usize,
     /// Pages of runs in memory.
     pub cache_bytes_max: usize,
+    /// Of runs, what says where keys are: about two bytes for each key; what is beyond is read when it is needed.
+    pub sections_bytes_max: usize,
     /// Places and checksums of stripes in memory, for readers.
     pub views_bytes_max: usize,
     /// Journal-held data in memory; writers wait beyond it.
@@ -39,6 +41,7 @@ impl Default for Tunables {
         Self {
             memtable_bytes_max: 2 << 20,
             cache_bytes_max: 1 << 20,
+            sections_bytes_max: 1 << 20,
             views_bytes_max: 256 << 10,
             held_bytes_max: 4 << 20,
             checkpoint_share: 128,

@@ -22,7 +22,9 @@ impl Budget {
             // A new leader adopts what the journal has.
             held_bytes: bucket.held_bytes_max.max(journal.quota_bytes) + under_way,
             // One memtable that is written while the next is filled.
-            index_bytes: 2 * (bucket.memtable_bytes_max + bucket.cache_bytes_max) as u64 + under_way,
+            index_bytes: 2 * (bucket.memtable_bytes_max + bucket.cache_bytes_max) as u64
+                + bucket.sections_bytes_max as u64
+                + under_way,
             journal_bytes: journal.quota_bytes + under_way,
         }
     }

@@ -159,6 +159,7 @@ fn draw(random: &mut Random) -> Drawn {
         let bucket = &mut tunables.lead.bucket;
         bucket.memtable_bytes_max = 16 << 10 << random.below(4);
         bucket.cache_bytes_max = 64 << 10;
+        bucket.sections_bytes_max = 16 << 10;
         bucket.held_bytes_max = 256 << 10 << random.below(3);
         bucket.checkpoint_share = 32 + random.below(100);
         bucket.runs_max = 2 + random.below(4) as usize;
