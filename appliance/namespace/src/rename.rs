@@ -15,7 +15,12 @@ fn is_directory(entry: Entry) -> bool {
 }
 
 /// The answer, if nothing is to be done.
-fn answer_at_once(source: Entry, target: Option<Entry>, mode: RenameMode) -> Option<Result<FsReply, FsError>> {
+fn answer_at_once(
+    dir: InodeId,
+    source: Entry,
+    target: Option<Entry>,
+    mode: RenameMode,
+) -> Option<Result<FsReply, FsError>> {
     match (target, mode) {
         (Some(_), RenameMode::NoReplace) => Some(Err(errno::EEXIST)),
         (None, RenameMode::Exchange) => Some(Err(errno::ENOENT)),
@@ -24,6 +29,8 @@ fn answer_at_once(source: Entry, target: Option<Entry>, mode: RenameMode) -> Opt
         (Some(target), RenameMode::Replace) => match (is_directory(source), is_directory(target)) {
             (true, false) => Some(Err(errno::ENOTDIR)),
             (false, true) => Some(Err(errno::EISDIR)),
+            // In place of its own parent, which has the source in it. Once that is taken out it would count as empty.
+            _ if target.inode == dir => Some(Err(errno::ENOTEMPTY)),
             _ => None,
         },
         _ => None,
@@ -49,7 +56,7 @@ impl Namespace {
             async |plan| {
                 let source = self.meaning_here(call, page, &name).await?.ok_or(errno::ENOENT)?;
                 let (target, new_page) = self.name_anywhere(call, new_dir, &new_name).await?;
-                if let Some(answer) = answer_at_once(source, target, mode) {
+                if let Some(answer) = answer_at_once(dir, source, target, mode) {
                     // Both names must have meant this at one moment.
                     if self.meaning_here(call, page, &name).await? != Some(source) {
                         return Err(Veto::Changed);

@@ -77,6 +77,11 @@ fn errors_are_those_of_posix() {
         assert_eq!(client.getattr(ROOT).await.unwrap().links, d_links - 1);
         assert_eq!(errno(&client.getattr(e).await.unwrap_err()), ESTALE);
         assert_eq!(client.lookup(ROOT, "e").await.unwrap(), d);
+        // In place of its own parent, which has nothing else.
+        let h = client.mkdir(ROOT, "h").await.unwrap();
+        client.mkdir(h, "only").await.unwrap();
+        assert_eq!(client.rename((h, "only"), (ROOT, "h")).await, ENOTEMPTY);
+        assert_eq!(client.rename_mode((h, "only"), (ROOT, "h"), RenameMode::Exchange).await, EINVAL);
     });
 }
 
