@@ -7,6 +7,7 @@
 //! through others that are under way, can't tell in which order they were, so only one order of them is tried.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// States looked at for one answer, at most; beyond it the verdict is [`Verdict::Undecided`].
 const STATES_MAX: usize = 200_000;
@@ -48,7 +49,8 @@ pub enum Verdict {
     Undecided(usize),
 }
 
-type Config<S> = (BTreeSet<usize>, S);
+/// Most are looked at several times and never changed: they are shared.
+type Config<S> = (BTreeSet<usize>, Rc<S>);
 
 /// Walks the history of one object. States at the end come with the verdict.
 pub fn check<M: Model>(
@@ -64,7 +66,7 @@ pub fn check<M: Model>(
     events.sort_unstable();
     let mut pending: BTreeSet<usize> = BTreeSet::new();
     // Which pending operations have taken effect, and the state then.
-    let mut configs: BTreeSet<Config<M::State>> = BTreeSet::from([(BTreeSet::new(), initial)]);
+    let mut configs: BTreeSet<Config<M::State>> = BTreeSet::from([(BTreeSet::new(), Rc::new(initial))]);
     for (_, index, is_response) in events {
         if !is_response {
             pending.insert(index);
@@ -78,7 +80,7 @@ pub fn check<M: Model>(
         }
         pending.remove(&index);
     }
-    (Verdict::Explained, configs.into_iter().map(|(_, state)| state).collect())
+    (Verdict::Explained, configs.into_iter().map(|(_, state)| Rc::unwrap_or_clone(state)).collect())
 }
 
 /// Pending operations that may have to do with this one.
@@ -134,12 +136,12 @@ fn explain<M: Model>(
         for &next in near.iter().filter(|next| !done.contains(next)) {
             let Some(operation) = operations.get(next) else { continue };
             let states = model.step(&state, &operation.call);
-            if matches!(&states[..], [only] if *only == state) && model.only_looks(&operation.call) {
+            if matches!(&states[..], [only] if *only == *state) && model.only_looks(&operation.call) {
                 // Its answer fits: to let it take effect now never hurts.
                 greedy = Some(next);
                 break;
             }
-            branches.extend(states.into_iter().map(|state| (next, state)));
+            branches.extend(states.into_iter().map(|state| (next, Rc::new(state))));
         }
         if let Some(next) = greedy {
             branches = vec![(next, state)];
