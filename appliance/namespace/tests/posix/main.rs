@@ -5,6 +5,7 @@ mod acl;
 mod attributes;
 mod beyond;
 mod check;
+mod contents;
 mod data;
 mod locks;
 mod names;
