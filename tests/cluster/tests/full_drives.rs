@@ -111,7 +111,9 @@ fn full_drives_are_overwritten_and_emptied() {
 
     let fillers = fill(&place.join("fillers"));
     // What is full says so, and no more than that: what is there can be read and overwritten.
-    std::fs::write(path(&place, 0), contents(0, overwrites())).unwrap();
+    // What a truncate frees may have to be cleaned first.
+    let rewritten = || Ok(std::fs::write(path(&place, 0), contents(0, overwrites()))?);
+    wait::until_ok(FREED_DEADLINE, rewritten).unwrap();
     overwrite(&place, 4, overwrites() + 1);
     check(&place, 4, overwrites() + 1);
     overwrite(&place, 4, overwrites());
