@@ -21,6 +21,8 @@ use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, S
 
 /// Pause before a bucket that failed asks for a new epoch.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between two such questions: longer than a proposal waits for a quorum of the managers.
+const UNDECIDED: Duration = Duration::from_secs(15);
 
 /// For how long a request is held whose bucket will be served here in a moment, and how many of them.
 const HOLD_MAX: Duration = Duration::from_millis(500);
@@ -254,12 +256,18 @@ impl Leads {
         self.set_state(id, epoch, LeadState::Failed(error.to_string()));
         let leads = self.clone();
         let again = async move {
-            leads.0.handle.sleep(AGAIN).await;
-            let still = leads.0.leads.borrow().get(&id).is_some_and(|lead| lead.epoch == epoch);
-            if still {
+            let mut pause = AGAIN;
+            loop {
+                leads.0.handle.sleep(pause).await;
+                let still = leads.0.leads.borrow().get(&id).is_some_and(|lead| lead.epoch == epoch);
+                if !still || leads.is_finishing() {
+                    return;
+                }
                 let node = leads.0.core.node;
                 let incarnation = leads.0.incarnation;
                 (leads.0.propose)(Proposal::NewEpochs { node, incarnation, buckets: vec![id] });
+                // There may be no quorum of managers for longer than a proposal waits for one.
+                pause = UNDECIDED;
             }
         };
         self.0.handle.spawn("ask for an epoch", again).detach();
