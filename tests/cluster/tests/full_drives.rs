@@ -94,10 +94,6 @@ fn fill(place: &Path) -> u64 {
 #[test]
 #[ignore = "starts a cluster: `cargo xtask test cluster`"]
 fn full_drives_are_overwritten_and_emptied() {
-    if std::env::var_os("WEFT_LONG").is_none() {
-        println!("left out: it takes minutes; `cargo xtask test --long` runs it");
-        return;
-    }
     let layout = Layout::new("full", 6, "4+2", DRIVE_BYTES).unwrap();
     let mut scene = Scene::formed("full", layout).unwrap();
     scene.mount().unwrap();

@@ -19,6 +19,7 @@ fn the_same_seed_is_the_same_run() {
 fn the_oracle_sees_that_acknowledged_data_is_lost() {
     // Where more shards of a stripe are lost than it survives, readers wait for ever instead: that is seen, too.
     let failures: Vec<_> = (5..9).map(|seed| planted(seed, Some(Planted::LyingDrives))).collect();
+    assert!(failures.iter().all(Result::is_err), "{failures:?}");
     assert!(failures.iter().any(|failure| matches!(failure, Err(Failure::Wrong(_)))), "{failures:?}");
 }
 
