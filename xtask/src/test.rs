@@ -80,15 +80,12 @@ enum Verdict {
 }
 
 /// Which tests of whole clusters are run. What is left out is said, and counts as nothing.
-fn cluster_tests(long: bool, root: bool) -> String {
+fn cluster_tests(root: bool) -> String {
     let mut filter = String::from("package(weft-cluster-tests)");
     let mut leave_out = |binary: &str, why: &str| {
         println!("{binary} is left out: {why}");
         filter.push_str(&format!(" - binary({binary})"));
     };
-    if !long {
-        leave_out("full_drives", "it takes minutes, and fails now and then; `cargo xtask test --long` runs it");
-    }
     if !root {
         leave_out("cuts", "only root can drop packets");
         leave_out("full_host_disk", "only root can mount a small disk");
@@ -206,7 +203,7 @@ impl Stage {
         }
         if self == Stage::Cluster {
             machine::prepare_tests()?;
-            command.arg("-E").arg(cluster_tests(long, nix::unistd::geteuid().is_root()));
+            command.arg("-E").arg(cluster_tests(nix::unistd::geteuid().is_root()));
         }
         let documentation = tree::target()?.join("doc-tests.txt");
         if self == Stage::Doc {

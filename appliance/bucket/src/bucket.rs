@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     pub next_serial: Cell<u64>,
     /// Blocks that are allocated and hold nothing.
     pub reserved_blocks: Cell<u64>,
+    /// The most blocks that users had since this leader began.
+    pub data_blocks_most: Cell<u64>,
     pub next_run: Cell<u64>,
     /// Stripes of the manifest that the newest root names.
     pub manifest: RefCell<Vec<IndexStripe>>,

@@ -22,6 +22,8 @@ use weft_wire::{Seq, StripeId};
 
 /// Waits for the planner until a writer is told that there is no room.
 const ROOM_WAITS_MAX: u32 = 50;
+/// What users gave back of a full bucket they may take again, even if the index grew meanwhile by this part of all.
+const REGAIN_PART: u64 = 32;
 
 impl Bucket {
     /// Writes blocks as a full stripe, durably on all members. [`Batch::place`] makes them real; a stripe that is
@@ -53,22 +55,28 @@ impl Bucket {
 
     /// Space for users of this bucket.
     pub fn space(&self) -> Space {
-        let zones = self.0.stripes.zones.borrow();
         let tunables = &self.0.tunables;
         let sets = self.0.stripes.limits.get().user() as u64;
         let set_blocks = u64::from(self.0.zone_rows) * u64::from(self.0.protection.data);
         // Merging runs takes their space a second time.
-        let index = 2 * zones.index_blocks();
-        Space {
-            blocks: sets * set_blocks * tunables.fill_share_max / 256,
-            used: zones.live_data_blocks() + self.0.held.borrow().live_blocks() + self.0.reserved_blocks.get() + index,
-        }
+        let index = 2 * self.0.stripes.zones.borrow().index_blocks();
+        Space { blocks: sets * set_blocks * tunables.fill_share_max / 256, used: self.data_blocks() + index }
+    }
+
+    /// Blocks of users: in stripes, in the journal, and promised.
+    fn data_blocks(&self) -> u64 {
+        let held = self.0.held.borrow().live_blocks();
+        self.0.stripes.zones.borrow().live_data_blocks() + held + self.0.reserved_blocks.get()
     }
 
     /// `NoSpace` if users can't have as many blocks more.
     pub fn fits(&self, blocks: u64) -> Result<(), BucketError> {
-        let space = self.space();
-        if blocks > 0 && space.used + blocks > space.blocks { Err(BucketError::NoSpace) } else { Ok(()) }
+        let (space, data) = (self.space(), self.data_blocks());
+        let most = self.0.data_blocks_most.get().max(data);
+        self.0.data_blocks_most.set(most);
+        // The index grows and shrinks with every run and merge: that must not take away what was just given back.
+        let limit = if data + blocks <= most { space.blocks + space.blocks / REGAIN_PART } else { space.blocks };
+        if blocks > 0 && space.used + blocks > limit { Err(BucketError::NoSpace) } else { Ok(()) }
     }
 
     /// Waits until the planner has made room to write; `NoSpace` if it can't.

@@ -119,19 +119,18 @@ impl Stripes {
             return Ok(placed);
         }
         let sets = self.zones.borrow().sets_len();
-        let opened = match purse {
-            Purse::User if sets >= self.limits.get().user() => Err(BucketError::NoSpace),
-            Purse::User => self.open_set(kind).await,
-            Purse::Planner => {
-                // Close to the limit kinds share what is open, so that the last sets are not spent on half-empty ones.
-                if sets >= self.limits.get().user()
-                    && let Some(placed) = self.allocate_anywhere(rows)
-                {
-                    return Ok(placed);
-                }
-                if sets >= self.limits.get().borrowed() { Err(BucketError::NoSpace) } else { self.open_set(kind).await }
-            }
+        let limits = self.limits.get();
+        // Close to the limit kinds share what is open, so that the last sets are not spent on half-empty ones.
+        if sets >= limits.user()
+            && let Some(placed) = self.allocate_anywhere(rows)
+        {
+            return Ok(placed);
+        }
+        let may_own = match purse {
+            Purse::User => limits.user(),
+            Purse::Planner => limits.borrowed(),
         };
+        let opened = if sets >= may_own { Err(BucketError::NoSpace) } else { self.open_set(kind).await };
         match opened {
             Ok(()) => {}
             Err(BucketError::NoSpace) if purse == Purse::Planner => {

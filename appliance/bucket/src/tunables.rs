@@ -24,7 +24,8 @@ pub struct Tunables {
     pub zone_sets_reserved: usize,
     /// Users may fill this share (of 256) of what is not reserved.
     pub fill_share_max: u64,
-    /// A zone set with more than this share (of 256) live is not worth cleaning.
+    /// A zone set with more than this share (of 256) live is not worth cleaning. Above what users may fill: while they
+    /// may write, there is one to clean.
     pub clean_share_max: u32,
     /// Blocks of one record of a small write.
     pub inline_blocks_max: u32,
@@ -49,7 +50,7 @@ impl Default for Tunables {
             zone_sets_max: 64,
             zone_sets_reserved: 2,
             fill_share_max: 235,
-            clean_share_max: 240,
+            clean_share_max: 248,
             inline_blocks_max: 64,
             rebuild_share: 128,
             rebuild_chunks_max: 4,

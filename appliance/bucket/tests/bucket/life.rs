@@ -168,6 +168,42 @@ fn overwriting_at_eighty_percent_cleans_checkpoints_and_loses_nothing() {
 }
 
 #[test]
+fn what_a_full_bucket_gave_back_can_be_written_again() {
+    let time = VirtualTime::new(30);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), low()).await;
+        let bucket = rig.open().await;
+        let mut name = 0;
+        let mut names = async |count: u64| {
+            for _ in 0..count {
+                let mut batch = Batch::new();
+                batch.put(key(name), blocks(name, 1).slice(..100));
+                name += 1;
+                bucket.commit(batch).await.expect("names fit");
+            }
+        };
+        let mut at = 0;
+        let mut refused = 0;
+        // As files of this size are made until none fits any more, and their names stay all the same.
+        while refused < 24 {
+            names(20).await;
+            match write(&bucket, at, blocks(at, 64)).await {
+                Ok(()) => at += 64,
+                Err(BucketError::NoSpace) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        for round in 0..4 {
+            let mut batch = Batch::new();
+            batch.punch(FILE, 0..64);
+            bucket.settled(bucket.commit(batch).await.expect("punch")).await.expect("settled");
+            let again = write(&bucket, 0, blocks(round, 64)).await;
+            assert_eq!(again, Ok(()), "round {round}: {:?} {:?}", bucket.space(), bucket.stats());
+        }
+    });
+}
+
+#[test]
 fn leaders_that_come_and_go_do_not_use_up_a_nearly_full_bucket() {
     for (seed, longest) in [(20, 20), (21, 60)] {
         let time = VirtualTime::new(seed);
