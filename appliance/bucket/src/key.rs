@@ -23,6 +23,8 @@ pub enum Tag {
     Page = b'P',
     Extent = b'E',
     Stripe = b'S',
+    /// Files with blocks here that may not know of them.
+    Stray = b'W',
 }
 
 /// A file as the bucket sees it: something that has blocks.

@@ -55,6 +55,7 @@ impl Namespace {
                 }
                 ParticipantReply::Pages(states)
             }
+            ParticipantOp::Reach { fs, inodes } => ParticipantReply::Reached(self.reach(fs, inodes).await?),
             ParticipantOp::Inherit { fs, page } => {
                 self.inherit(fs, page, &body).await?;
                 ParticipantReply::Done

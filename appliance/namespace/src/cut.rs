@@ -20,6 +20,8 @@ const CUT_BLOCKS_MAX: u64 = 64 * SLAB_BLOCKS;
 /// How long a bucket refuses writes from before a cut. Whatever was under way then is over: calls take seconds, and one
 /// that was not begun in its time never begins.
 const CUT_KEPT: Duration = Duration::from_secs(120);
+/// Until background work is tried again that something was in the way of.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Keys removed by one record.
 const KEYS_MAX: usize = 256;
 
@@ -60,6 +62,9 @@ impl Namespace {
         let mut batch = Batch::new();
         batch.put(key.clone(), weft_wire::encode(&Cut { generation, pending: true }));
         self.forget_cut_later(call.fs, number, generation);
+        if size <= SLAB_BYTES {
+            self.cut_strays(call.fs, number, &mut batch).await?;
+        }
         {
             let _slab = self.lock_slab(call, number, size / SLAB_BYTES).await;
             if size > SLAB_BYTES {
@@ -120,7 +125,7 @@ impl Namespace {
     }
 
     /// Frees the file's blocks in this bucket from `block` on.
-    async fn remove_blocks(&self, fs: FsId, number: InodeId, block: u64) -> Result<(), BucketError> {
+    pub(crate) async fn remove_blocks(&self, fs: FsId, number: InodeId, block: u64) -> Result<(), BucketError> {
         let target = object(fs, number);
         let mut at = block;
         while let Some(next) = self.bucket.seek(target, at, u64::MAX, false).await? {
@@ -185,13 +190,8 @@ pub(crate) async fn everywhere(
 pub(crate) fn purge_later(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) {
     let namespace = Rc::clone(namespace);
     let handle = namespace.bucket.handle().clone();
-    handle
-        .spawn("purge", async move {
-            if let Err(error) = purge(&namespace, fs, number).await {
-                tracing::debug!(inode = %number, %error, "a removed file's space is freed later");
-            }
-        })
-        .detach();
+    let purging = async move { namespace.until_done("a removed file's space", || purge(&namespace, fs, number)).await };
+    handle.spawn("purge", purging).detach();
 }
 
 async fn purge(namespace: &Rc<Namespace>, fs: FsId, number: InodeId) -> Result<(), FsError> {
@@ -248,9 +248,7 @@ pub(crate) fn resume(namespace: &Rc<Namespace>) {
 pub(crate) async fn forget(namespace: Weak<Namespace>) {
     {
         let Some(alive) = namespace.upgrade() else { return };
-        for (fs, number, cut) in alive.remembered_cuts().await {
-            alive.forget_cut_later(fs, number, cut.generation);
-        }
+        alive.until_done("remembered cuts", || alive.load_cuts()).await;
     }
     loop {
         let Some(alive) = namespace.upgrade() else { return };
@@ -274,17 +272,27 @@ pub(crate) async fn forget(namespace: Weak<Namespace>) {
 }
 
 async fn resume_removals(namespace: Rc<Namespace>) {
-    for (fs, number) in orphans(&namespace).await {
-        if let Err(error) = finish_cut(&namespace, fs, number).await {
-            tracing::warn!(inode = %number, %error, "its truncate is finished later");
-        }
-    }
+    namespace.until_done("truncates that the former leader began", || finish_cuts(&namespace)).await;
     while namespace.sessions.borrow().in_grace() {
         namespace.bucket.handle().sleep(LOOK_EVERY).await;
     }
-    for (fs, number) in orphans(&namespace).await {
-        purge_later(&namespace, fs, number);
+    let purges = async || {
+        orphans(&namespace).await?.into_iter().for_each(|(fs, number)| purge_later(&namespace, fs, number));
+        Ok(())
+    };
+    namespace.until_done("removals that the former leader began", purges).await;
+}
+
+async fn finish_cuts(namespace: &Rc<Namespace>) -> Result<(), FsError> {
+    let mut later = Ok(());
+    for (fs, number) in orphans(namespace).await? {
+        match finish_cut(namespace, fs, number).await {
+            Ok(()) => {}
+            Err(error @ FsError::NotReady(_)) => later = Err(error),
+            Err(error) => tracing::warn!(inode = %number, %error, "its truncate can't be finished"),
+        }
     }
+    later
 }
 
 impl Namespace {
@@ -293,34 +301,50 @@ impl Namespace {
         found.filter(|value| !value.is_empty()).map(|value| crate::inode::decode(&value)).transpose()
     }
 
-    async fn remembered_cuts(&self) -> Vec<(FsId, InodeId, Cut)> {
+    /// Takes up the cuts that the former leader remembered.
+    async fn load_cuts(&self) -> Result<(), FsError> {
+        let map = self.map()?;
         let mut cuts = Vec::new();
-        for fs in self.filesystems() {
+        for fs in map.filesystems.keys().copied() {
             let prefix = KeyBuilder::new(fs, Tag::Cut).build();
-            for (key, value) in self.bucket.scan_prefix(&prefix, usize::MAX).await.unwrap_or_default() {
-                if let (Some(number), Ok(cut)) = (crate::inode::dentry_cookie(&key), crate::inode::decode(&value)) {
-                    cuts.push((fs, InodeId(number), cut));
+            for (key, value) in self.bucket.scan_prefix(&prefix, usize::MAX).await.map_err(errno::of_bucket)? {
+                if let Some(number) = crate::inode::dentry_cookie(&key) {
+                    cuts.push((fs, InodeId(number), crate::inode::decode::<Cut>(&value)?));
                 }
             }
         }
-        cuts
+        cuts.into_iter().for_each(|(fs, number, cut)| self.forget_cut_later(fs, number, cut.generation));
+        Ok(())
     }
 
-    fn filesystems(&self) -> Vec<FsId> {
-        self.map().map(|map| map.filesystems.keys().copied().collect()).unwrap_or_default()
+    /// Works in the background until it is done. What others are in the way of is tried again; what can't be done at all is
+    /// left to the next leader.
+    pub(crate) async fn until_done(&self, what: &'static str, work: impl AsyncFn() -> Result<(), FsError>) {
+        while let Err(error) = work().await {
+            if self.bucket.failed().is_some() {
+                return;
+            }
+            if !matches!(error, FsError::NotReady(_)) {
+                tracing::warn!(bucket = %self.bucket.id(), what, %error, "it is left as it is");
+                return;
+            }
+            tracing::debug!(bucket = %self.bucket.id(), what, %error, "it is tried again");
+            self.bucket.handle().sleep(AGAIN).await;
+        }
     }
 }
 
 /// Inodes without a name, or with a cut to finish.
-async fn orphans(namespace: &Namespace) -> Vec<(FsId, InodeId)> {
+async fn orphans(namespace: &Namespace) -> Result<Vec<(FsId, InodeId)>, FsError> {
+    let map = namespace.map()?;
     let mut orphans = Vec::new();
-    for fs in namespace.filesystems() {
+    for fs in map.filesystems.keys().copied() {
         let prefix = KeyBuilder::new(fs, Tag::Open).build();
-        let Ok(found) = namespace.bucket.scan_prefix(&prefix, usize::MAX).await else { continue };
+        let found = namespace.bucket.scan_prefix(&prefix, usize::MAX).await.map_err(errno::of_bucket)?;
         let numbers = found.iter().filter_map(|(key, _)| crate::inode::dentry_cookie(key));
         orphans.extend(numbers.map(|number| (fs, InodeId(number))));
     }
-    orphans
+    Ok(orphans)
 }
 
 /// Finishes a cut that the former leader journalled.

@@ -148,8 +148,11 @@ impl Namespace {
         let _guard = self.lock_for_write(call, number, offset / SLAB_BYTES).await;
         self.check_cut(call, number, cut_generation).await?;
         let mut batch = Batch::new();
+        self.mark_stray(call.fs, number, &mut batch).await?;
         self.put_data(call, number, &range, data, None, &mut batch).await?;
-        self.commit(call, batch, FsReply::Written { offset, attr: None }).await
+        let written = self.commit(call, batch, FsReply::Written { offset, attr: None }).await?;
+        self.is_marked(call.fs, number);
+        Ok(written)
     }
 
     /// The inode if it is a file that no cut is pending for. Its lock is held.
@@ -422,6 +425,7 @@ impl Namespace {
             }
         } else {
             self.check_cut(call, number, cut_generation).await?;
+            self.mark_stray(call.fs, number, &mut batch).await?;
         }
         let target = object(call.fs, number);
         let whole = range.start.div_ceil(BLOCK)..range.end / BLOCK;
@@ -450,7 +454,11 @@ impl Namespace {
             batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
             attr = Some(inode.attr(number));
         }
-        self.commit(call, batch, FsReply::Written { offset, attr }).await
+        let done = self.commit(call, batch, FsReply::Written { offset, attr }).await?;
+        if !first {
+            self.is_marked(call.fs, number);
+        }
+        Ok(done)
     }
 
     /// Zeros in blocks that the range covers in part.

@@ -166,6 +166,11 @@ pub fn cut_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Cut).u64(inode.0).build()
 }
 
+/// The mark of a file with blocks behind slab 0 in this bucket that its inode may not know of.
+pub fn stray_key(fs: FsId, inode: InodeId) -> Bytes {
+    KeyBuilder::new(fs, Tag::Stray).u64(inode.0).build()
+}
+
 /// The newest cut that a bucket has heard of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {

@@ -26,6 +26,7 @@ mod rename;
 mod results;
 mod sessions;
 mod split;
+mod strays;
 mod transaction;
 mod tree;
 mod xattr;
@@ -85,6 +86,7 @@ pub struct Namespace {
     intents: RefCell<Intents>,
     transactions: RefCell<Transactions>,
     pages: RefCell<page::Pages>,
+    strays: RefCell<strays::Strays>,
 }
 
 /// What an operation works with.
@@ -114,6 +116,7 @@ impl Namespace {
             intents: RefCell::default(),
             transactions: RefCell::default(),
             pages: RefCell::default(),
+            strays: RefCell::default(),
         });
         // Intents first: they hold locks that nobody else may take before.
         namespace.load_intents().await?;
@@ -124,6 +127,8 @@ impl Namespace {
         namespace.bucket.handle().spawn("sessions", watch).detach();
         let forget = cut::forget(Rc::downgrade(&namespace));
         namespace.bucket.handle().spawn("forget cuts", forget).detach();
+        let look_after = strays::look_after(Rc::downgrade(&namespace));
+        namespace.bucket.handle().spawn("strays", look_after).detach();
         cut::resume(&namespace);
         Ok(namespace)
     }

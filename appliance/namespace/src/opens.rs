@@ -5,7 +5,7 @@ use crate::{Call, Namespace, Outcome, cut, errno};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use weft_wire::fs::{FileKind, FsReply, SetAttr};
+use weft_wire::fs::{FileKind, FsError, FsReply, SetAttr};
 use weft_wire::{ClientId, FsId, InodeId};
 
 #[derive(Default)]
@@ -68,8 +68,9 @@ impl Namespace {
         self.list_holder(call.client, false).await?;
         let new = self.opens.borrow_mut().add(call.fs, number, call.client);
         let outcome = self.open_registered(call, number, truncate, kill_setid, new).await;
-        if new && outcome.is_err() {
-            self.opens.borrow_mut().remove(call.fs, number, call.client);
+        if new && outcome.is_err() && self.opens.borrow_mut().remove(call.fs, number, call.client) {
+            // Its last name may have gone meanwhile, and all others who had it open.
+            self.purge_if_nameless(call, number).await?;
         }
         outcome
     }
@@ -99,12 +100,17 @@ impl Namespace {
     pub(crate) async fn release(self: &Rc<Self>, call: &Call, number: InodeId) -> Outcome {
         let last = self.opens.borrow_mut().remove(call.fs, number, call.client);
         if last {
-            match self.inode(call, number).await {
-                Ok(inode) if inode.links == 0 => cut::purge_later(self, call.fs, number),
-                Ok(_) | Err(errno::ESTALE) => {}
-                Err(error) => return Err(error),
-            }
+            self.purge_if_nameless(call, number).await?;
         }
         Ok((FsReply::Done, Bytes::new()))
+    }
+
+    async fn purge_if_nameless(self: &Rc<Self>, call: &Call, number: InodeId) -> Result<(), FsError> {
+        match self.inode(call, number).await {
+            Ok(inode) if inode.links == 0 => cut::purge_later(self, call.fs, number),
+            Ok(_) | Err(errno::ESTALE) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 }

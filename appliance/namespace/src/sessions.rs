@@ -243,9 +243,8 @@ impl Namespace {
 pub(crate) async fn watch(namespace: Weak<Namespace>) {
     {
         let Some(alive) = namespace.upgrade() else { return };
-        if let Err(error) = alive.results.load_inherited(&alive.bucket).await {
-            tracing::warn!(bucket = %alive.bucket.id(), %error, "results of clients that are gone stay");
-        }
+        let load = async || alive.results.load_inherited(&alive.bucket).await.map_err(errno::of_bucket);
+        alive.until_done("results of clients that are gone", load).await;
     }
     loop {
         let Some(alive) = namespace.upgrade() else { return };

@@ -235,9 +235,7 @@ impl Namespace {
 
     /// Removes the entries of a page that has split or is gone, or that never began (`attempt`: in this attempt).
     async fn tidy(&self, fs: FsId, page: PageId, attempt: Option<u64>) {
-        if let Err(error) = self.try_tidy(fs, page, attempt).await {
-            tracing::debug!(?page, %error, "what a page had is removed by a later leader");
-        }
+        self.until_done("what a page had", || self.try_tidy(fs, page, attempt)).await;
     }
 
     async fn try_tidy(&self, fs: FsId, page: PageId, attempt: Option<u64>) -> Result<(), FsError> {

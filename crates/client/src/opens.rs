@@ -31,16 +31,25 @@ pub(crate) struct Opens {
     inodes: RefCell<BTreeMap<InodeId, Rc<OpenInode>>>,
 }
 
+/// Whether the leader knows that this client has an inode open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    No,
+    /// It was asked, and what became of that is not known: it is to be told of the close, and asked by the next who opens.
+    Maybe,
+    Yes,
+}
+
 struct OpenInode {
     /// Open files of this client.
     files: Cell<u64>,
-    /// Whether the leader knows; held while it is being told.
-    known: Mutex<bool>,
+    /// Held while the leader is being told.
+    known: Mutex<Known>,
 }
 
 impl Opens {
     fn get(&self, inode: InodeId) -> Rc<OpenInode> {
-        let new = || Rc::new(OpenInode { files: Cell::new(0), known: Mutex::new(false) });
+        let new = || Rc::new(OpenInode { files: Cell::new(0), known: Mutex::new(Known::No) });
         Rc::clone(self.inodes.borrow_mut().entry(inode).or_insert_with(new))
     }
 
@@ -48,7 +57,9 @@ impl Opens {
     fn tidy(&self, inode: InodeId) {
         let mut inodes = self.inodes.borrow_mut();
         let idle = |open: &Rc<OpenInode>| {
-            open.files.get() == 0 && Rc::strong_count(open) == 1 && open.known.try_lock().is_some_and(|known| !*known)
+            open.files.get() == 0
+                && Rc::strong_count(open) == 1
+                && open.known.try_lock().is_some_and(|known| *known == Known::No)
         };
         if inodes.get(&inode).is_some_and(idle) {
             inodes.remove(&inode);
@@ -84,10 +95,17 @@ impl Client {
         let mut counted = Counted { client: self, inode, kept: false };
         let mut known = open.known.lock().await;
         let mut attr = None;
-        if !*known || mode != OpenMode::Keep {
+        if *known != Known::Yes || mode != OpenMode::Keep {
             // From here on it may be registered, whatever becomes of the answer.
-            *known = true;
-            attr = Some(self.tell_open(inode, mode).await?);
+            *known = Known::Maybe;
+            let told = self.tell_open(inode, mode).await;
+            match told {
+                Ok(_) => *known = Known::Yes,
+                // It is gone: whoever waited for this open must not take it for open.
+                Err(Errno::ESTALE) => *known = Known::No,
+                Err(_) => {}
+            }
+            attr = Some(told?);
         }
         counted.kept = true;
         Ok(attr)
@@ -116,7 +134,7 @@ impl Client {
         let open = self.opens.get(inode);
         open.files.set(open.files.get() + 1);
         if let Some(mut known) = open.known.try_lock() {
-            *known = true;
+            *known = Known::Yes;
         }
     }
 
@@ -131,11 +149,11 @@ impl Client {
         let tell = async move {
             {
                 let mut known = open.known.lock().await;
-                if open.files.get() == 0 && *known {
+                if open.files.get() == 0 && *known != Known::No {
                     // An inode that is gone, or a leader that gave us up, needs no release.
                     let told = client.send_in_background(inode, FsOp::Release { inode }).await;
                     tracing::trace!(%inode, ok = told.is_ok(), "released");
-                    *known = false;
+                    *known = Known::No;
                 }
             }
             drop(open);
@@ -158,7 +176,7 @@ impl Client {
                 let Some(open) = open else { return };
                 let known = open.known.lock().await;
                 if open.files.get() > 0
-                    && *known
+                    && *known != Known::No
                     && let Err(error) = self.tell_open(*inode, OpenMode::Keep).await
                 {
                     tracing::warn!(%inode, %error, "an open file was lost with its leader");

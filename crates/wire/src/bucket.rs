@@ -85,6 +85,11 @@ pub enum ParticipantOp {
         fs: FsId,
         pages: Vec<PageId>,
     },
+    /// How far these files reach: other buckets may have blocks of them.
+    Reach {
+        fs: FsId,
+        inodes: Vec<InodeId>,
+    },
     /// What is made by the page's names takes over something else of the directory: the body says what.
     Inherit {
         fs: FsId,
@@ -116,8 +121,21 @@ pub enum ParticipantReply {
     Name(Option<(InodeId, FileKind)>),
     /// One for each that was asked for.
     Pages(Vec<PageState>),
+    /// One for each that was asked for.
+    Reached(Vec<Reach>),
     /// The request could not be served: by what follows.
     Refused(FsError),
+}
+
+/// How far a file reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reach {
+    /// There is no such inode, and never will be.
+    Gone,
+    /// Not beyond slab 0, or this is just changing.
+    Small,
+    /// Beyond slab 0: all buckets will hear when it goes, or gets small.
+    Large,
 }
 
 /// What a page has to say.

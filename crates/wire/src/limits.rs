@@ -20,6 +20,8 @@ pub const MESSAGE_HEAD_BYTES_MAX: usize = 1 << 20;
 pub const RECORD_BYTES_MAX: usize = 512 << 10;
 /// Mutating requests that one client may have outstanding at one bucket.
 pub const CLIENT_WINDOW_MAX: u64 = 64;
+/// Files that one leader asks another about at once.
+pub const REACH_INODES_MAX: usize = 256;
 /// A client that has not been heard of for so long at a bucket has lost its opens and locks there.
 pub const SESSION_SECONDS_MAX: u64 = 30;
 /// A client that holds something lets the bucket hear of it at least this often.

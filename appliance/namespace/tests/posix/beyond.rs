@@ -2,6 +2,7 @@
 
 use crate::rig::*;
 use bytes::Bytes;
+use std::time::Duration;
 use weft_wire::InodeId;
 use weft_wire::fs::*;
 
@@ -12,6 +13,16 @@ async fn leave(client: &Client, inode: InodeId, offset: u64, len: usize) {
     let cut_generation = client.getattr(inode).await.unwrap().cut_generation;
     let op = FsOp::Write { inode, offset, cut_generation, kill_setid: false };
     client.ask_with(op, Bytes::from(vec![1; len])).await.unwrap();
+}
+
+/// What all buckets have of some kind.
+async fn keys(rig: &Rig, tag: weft_bucket::Tag) -> usize {
+    let mut keys = 0;
+    for bucket in (0..BUCKETS).map(weft_wire::BucketId) {
+        let prefix = weft_bucket::KeyBuilder::new(FS, tag).build();
+        keys += rig.leader(bucket).bucket().scan_prefix(&prefix, usize::MAX).await.unwrap().len();
+    }
+    keys
 }
 
 fn publish(inode: InodeId, start: u64, end: u64, cut_generation: u64) -> FsOp {
@@ -103,5 +114,60 @@ fn what_a_truncate_overtakes_is_not_to_be_written_again() {
         assert_eq!(client.read(f, 2 * MIB, 5000).await, vec![2; 5000]);
         client.truncate(f, 7 * MIB).await.unwrap();
         assert_eq!(client.read(f, 4 * MIB, 3 * MIB).await, vec![0; 3 << 20]);
+    });
+}
+
+/// The inode never knew of it, and is the last that could: it goes all the same.
+#[test]
+fn it_goes_with_its_file() {
+    run(95, |rig| async move {
+        let client = rig.client(1);
+        let minutes = |minutes: u64| rig.handle().sleep(Duration::from_secs(60 * minutes));
+        let f = client.create(ROOT, "f").await.unwrap();
+        leave(&client, f, 3 * MIB, 10).await;
+        leave(&client, f, 6 * MIB, 100_000).await;
+        let keep = FallocateMode::Allocate { keep_size: true };
+        let g = client.create(ROOT, "g").await.unwrap();
+        client.fallocate(g, 9 * MIB, MIB, keep).await.unwrap();
+        minutes(5).await;
+        // It isn't anybody's business as long as they are there; also not of new leaders.
+        for bucket in (0..BUCKETS).map(weft_wire::BucketId) {
+            rig.fail_over(bucket).await;
+        }
+        assert_eq!(client.blocks(g).await, 256);
+        assert!(client.blocks(f).await > 25);
+        assert!(keys(&rig, weft_bucket::Tag::Stray).await > 1);
+        assert_eq!(client.unlink(ROOT, "f").await, 0);
+        assert_eq!(client.unlink(ROOT, "g").await, 0);
+        minutes(3).await;
+        assert_eq!(client.blocks(g).await, 0);
+        assert_eq!(client.blocks(f).await, 0);
+        for tag in [weft_bucket::Tag::Stray, weft_bucket::Tag::Extent] {
+            assert_eq!(keys(&rig, tag).await, 0, "{tag:?}");
+        }
+    });
+}
+
+#[test]
+fn large_files_need_no_looking_after() {
+    run(96, |rig| async move {
+        let client = rig.client(1);
+        let minutes = |minutes: u64| rig.handle().sleep(Duration::from_secs(60 * minutes));
+        let marks = async || keys(&rig, weft_bucket::Tag::Stray).await;
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 2 * MIB, &[7; 8192]).await.unwrap();
+        assert_eq!(marks().await, 1);
+        minutes(3).await;
+        assert_eq!(marks().await, 0);
+        client.write(f, 2 * MIB + 8192, &[7; 8192]).await.unwrap();
+        assert_eq!(marks().await, 0);
+        // Once cut, what comes next may be nobody's again.
+        client.truncate(f, 10).await.unwrap();
+        leave(&client, f, 2 * MIB, 10).await;
+        assert_eq!(marks().await, 1);
+        assert_eq!(client.unlink(ROOT, "f").await, 0);
+        minutes(3).await;
+        assert_eq!(client.blocks(f).await, 0);
+        assert_eq!(marks().await, 0);
     });
 }

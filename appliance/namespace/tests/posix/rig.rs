@@ -56,6 +56,7 @@ struct Inner {
     network: MemoryNetwork,
     media: Vec<MemMedia>,
     map: Rc<RefCell<Rc<Map>>>,
+    mapless: Rc<Cell<bool>>,
     lives: Cell<u64>,
     leaders: RefCell<BTreeMap<BucketId, Rc<Namespace>>>,
     trace: RefCell<Vec<(BucketId, String)>>,
@@ -105,6 +106,7 @@ impl Rig {
             network,
             media,
             map: Rc::new(RefCell::new(Rc::new(first_map()))),
+            mapless: Rc::default(),
             lives: Cell::new(0),
             leaders: RefCell::default(),
             trace: RefCell::default(),
@@ -133,6 +135,11 @@ impl Rig {
         change(&mut map);
         map.version.0 += 1;
         *self.0.map.borrow_mut() = Rc::new(map);
+    }
+
+    /// Leaders have no map: much of what they do has to wait.
+    pub fn set_mapless(&self, mapless: bool) {
+        self.0.mapless.set(mapless);
     }
 
     pub fn leader(&self, bucket: BucketId) -> Rc<Namespace> {
@@ -171,9 +178,9 @@ impl Rig {
         };
         let network = self.0.network.node(leader_core(id));
         let bucket = Bucket::open(params, Rc::clone(&network), self.0.handle.clone(), |_| {}).await.expect("open");
-        let map = Rc::clone(&self.0.map);
+        let (map, mapless) = (Rc::clone(&self.0.map), Rc::clone(&self.0.mapless));
         let context = Context {
-            map: Rc::new(move || Some(Rc::clone(&map.borrow()))),
+            map: Rc::new(move || (!mapless.get()).then(|| Rc::clone(&map.borrow()))),
             network: Rc::clone(&network),
             tunables: self.0.tunables.get(),
         };

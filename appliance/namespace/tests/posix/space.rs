@@ -66,6 +66,35 @@ fn nobody_sees_a_file_that_is_half_removed() {
     });
 }
 
+/// A leader that can't look at what is left of removed files when it comes to that looks again.
+#[test]
+fn removals_that_something_is_in_the_way_of_are_made_later() {
+    run(83, |rig| async move {
+        let client = rig.client(1);
+        let keys = async |tag| {
+            let mut keys = 0;
+            for bucket in (0..BUCKETS).map(weft_wire::BucketId) {
+                let prefix = weft_bucket::KeyBuilder::new(FS, tag).build();
+                keys += rig.leader(bucket).bucket().scan_prefix(&prefix, usize::MAX).await.unwrap().len();
+            }
+            keys
+        };
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.open(f).await.unwrap();
+        // The new leader doesn't know who has it open, so that it can't go when its name does.
+        rig.fail_over(rig.bucket_of(f)).await;
+        assert_eq!(client.unlink(ROOT, "f").await, 0);
+        assert_eq!(keys(weft_bucket::Tag::Open).await, 1);
+        rig.set_mapless(true);
+        rig.handle().sleep(Duration::from_secs(30)).await;
+        assert_eq!(keys(weft_bucket::Tag::Open).await, 1);
+        rig.set_mapless(false);
+        rig.handle().sleep(Duration::from_secs(5)).await;
+        assert_eq!(keys(weft_bucket::Tag::Open).await, 0);
+        assert_eq!(keys(weft_bucket::Tag::Inode).await, 1, "the root's");
+    });
+}
+
 /// Reserves pieces of slabs until the next ones find no room in any bucket. Answers the slab behind the last.
 async fn reserve_all(client: &Client, inode: InodeId, first: u64, len_bytes: u64) -> u64 {
     const REFUSED_MAX: usize = 48;

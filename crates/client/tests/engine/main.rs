@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use weft_client::{Client, ConnectError, ConnectOptions, Errno, OpenMode};
 use weft_reactor::testing::VirtualTime;
+use weft_wire::InodeId;
 use weft_wire::fs::{Attr, Caller, FileKind, FsOp, NewNode, SeekTarget, SetAttr};
 use weft_wire::limits::{CLIENT_WINDOW_MAX, SLAB_BYTES};
 use weft_wire::map::{Change, Client as MapClient, Filesystem, FilesystemState};
@@ -239,6 +240,20 @@ fn opens_and_closes_keep_their_order() {
         client.release(attr.inode);
         cluster.handle.sleep(Duration::from_secs(1)).await;
         assert!(cluster.world.borrow().opens.is_empty());
+    });
+}
+
+/// The second waits for the first; what is gone for the one is not open for the other.
+#[test]
+fn nobody_has_open_what_is_gone() {
+    let time = VirtualTime::new(18);
+    let cluster = Cluster::start(&time);
+    time.block_on(async {
+        let client = cluster.connect(1).await.unwrap();
+        let gone = InodeId(ROOT.0 + (1 << 20));
+        let opens = (0..2).map(|_| client.open(gone, OpenMode::Keep));
+        let opened = weft_reactor::join_all(opens.collect::<Vec<_>>()).await;
+        assert!(opened.iter().all(|opened| *opened == Err(Errno::ESTALE)), "{opened:?}");
     });
 }
 
