@@ -68,6 +68,9 @@ const PARTITION_MAX: Duration = Duration::from_secs(3);
 const SLOW_MAX: Duration = Duration::from_secs(5);
 /// What a slow drive needs more for each operation, at most.
 const DELAY_MAX: Duration = Duration::from_millis(50);
+/// Until it is looked again whether victims may come back, and how long they wait when everything heals.
+const HELD_BACK: Duration = Duration::from_millis(100);
+const OTHERS_MAX: Duration = Duration::from_secs(60);
 /// Clients that die in a run, at most: what each had asked for may take effect at any later time, and all combinations
 /// are followed.
 const DEATHS_MAX: u32 = 3;
@@ -145,6 +148,7 @@ impl Faults {
     /// Does what is due. Answers which client dies, if one does: that is its owner's business.
     pub fn strike(&mut self, world: &mut World) -> Option<usize> {
         let now = world.now();
+        self.hold_back_victims(world);
         let started = take_due(&mut self.down, now);
         for node in &started {
             world.start_node(*node);
@@ -165,6 +169,33 @@ impl Faults {
         }
         self.plan_next(now);
         self.fault(world)
+    }
+
+    /// What is written while a node is taken for dead lacks that node's shards. With damage, this must be the case of victims
+    /// alone: they come back after all others are believed to be up.
+    fn hold_back_victims(&mut self, world: &World) {
+        if !self.options.damages() || self.others_serve(world) {
+            return;
+        }
+        let again = world.now() + HELD_BACK;
+        for (node, until) in &mut self.down {
+            if self.victims.contains(node) {
+                *until = again.max(*until);
+            }
+        }
+    }
+
+    /// All nodes that are no victims are up in the eyes of each other.
+    fn others_serve(&self, world: &World) -> bool {
+        let others = || world.nodes.iter().enumerate().filter(|(node, _)| !self.victims.contains(node));
+        let names: Vec<String> = others().map(|(_, machine)| machine.name()).collect();
+        others().all(|(_, machine)| {
+            let Some(status) = machine.node().map(|node| node.status()) else { return false };
+            // Before it has a word of the managers its map is of an earlier life.
+            let Some(cluster) = status.cluster.filter(|_| status.phase == "serving") else { return false };
+            let up = cluster.nodes.iter().filter(|node| node.state == "up" && names.contains(&node.name));
+            up.count() == names.len()
+        })
     }
 
     fn fault(&mut self, world: &mut World) -> Option<usize> {
@@ -344,7 +375,17 @@ impl Faults {
         world.trace.note("everything heals");
         world.net.heal_all();
         world.net.set_options(SimNetOptions::calm());
-        for (node, _) in std::mem::take(&mut self.down) {
+        let damages = self.options.damages();
+        let (first, last): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.down).into_iter().partition(|(node, _)| !damages || !self.victims.contains(node));
+        for (node, _) in first {
+            world.start_node(node);
+        }
+        if !last.is_empty() {
+            // Whether or not: the run says what doesn't work.
+            let _ = world.run_while(OTHERS_MAX, |world| self.others_serve(world));
+        }
+        for (node, _) in last {
             world.start_node(node);
         }
         self.partitions.clear();

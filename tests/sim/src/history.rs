@@ -224,11 +224,17 @@ struct Inner {
     outstanding: usize,
     /// Clients that died: what they had asked for gets no answer.
     dead: BTreeSet<usize>,
+    print: bool,
 }
 
 impl History {
     pub fn new(clock: VirtualClock) -> Self {
         Self { clock, inner: Rc::default() }
+    }
+
+    /// Each operation goes to standard error when it is answered.
+    pub fn print(&self) {
+        self.inner.borrow_mut().print = true;
     }
 
     pub fn invoke(&self, client: usize, call: Call) -> OpId {
@@ -244,8 +250,13 @@ impl History {
         let mut inner = self.inner.borrow_mut();
         inner.events += 1;
         let responded = inner.events;
-        let Some(op) = inner.ops.get_mut(op) else { return };
+        let print = inner.print;
+        let id = op;
+        let Some(op) = inner.ops.get_mut(id) else { return };
         op.answer = Some(Answer { responded, responded_at: self.clock.now(), outcome });
+        if print {
+            eprintln!("{:?} {id} {op}", self.clock.now());
+        }
         let client = op.client;
         inner.outstanding -= usize::from(!inner.dead.contains(&client));
     }

@@ -68,6 +68,11 @@ impl SimNode {
         self.life.as_ref().and_then(|life| life.end.borrow().clone())
     }
 
+    /// As the map knows it.
+    pub fn name(&self) -> String {
+        format!("node{}", self.index)
+    }
+
     pub fn addr(&self) -> SocketAddr {
         node_addr(self.index)
     }
@@ -76,7 +81,7 @@ impl SimNode {
         let handle = process.handle();
         let devices = self.media.iter().enumerate();
         NodeParams {
-            name: format!("node{}", self.index),
+            name: self.name(),
             domain: None,
             cores: vec![self.addr()],
             control: SocketAddr::new(self.addr().ip(), self.addr().port() + 1),

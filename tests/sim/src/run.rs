@@ -220,6 +220,9 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     let (clients, workers) = (options.clients, options.workers_per_client);
     let crew = Crew::new(&mut world, FS, clients, workers, drawn.workload, &mut random);
     let mut crew = crew.map_err(Failure::Start)?;
+    if options.print {
+        crew.history.print();
+    }
     let mut faults = Faults::new(drawn.faults, random.next_u64(), &world, usize::from(options.protection.parity));
     let budget = match options.planted {
         Some(Planted::NoMemory) => Budget { held_bytes: 0, index_bytes: 0, journal_bytes: 0 },

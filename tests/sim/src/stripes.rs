@@ -67,21 +67,29 @@ pub fn repair(world: &mut World, bucket_count: usize) -> Result<(), String> {
 
 /// Checks every bucket that is served, each of which must be served by one node.
 pub fn check(world: &mut World, bucket_count: usize) -> Result<(), String> {
+    let mut served = 0;
     for _ in 0..PASSES_MAX {
         quiet::settle(world, bucket_count);
         match look(world, bucket_count) {
             // While nodes come back, buckets still go to other leaders.
-            None => {}
-            Some(problems) if problems.is_empty() => return Ok(()),
-            Some(problems) => return Err(problems.join("; ")),
+            Look::Moved { served: now } => served = now,
+            Look::All(problems) if problems.is_empty() => return Ok(()),
+            Look::All(problems) => return Err(problems.join("; ")),
         }
     }
-    Err("buckets go from leader to leader all the time".into())
+    Err(format!("buckets go from leader to leader all the time, or are not led: {served} of {bucket_count} are served"))
 }
 
-/// What is wrong. `None`: a bucket went to another leader meanwhile.
-fn look(world: &mut World, bucket_count: usize) -> Option<Vec<String>> {
+enum Look {
+    /// All were looked at; what is wrong.
+    All(Vec<String>),
+    /// Nothing is wrong so far, but a bucket was on its way to another leader.
+    Moved { served: usize },
+}
+
+fn look(world: &mut World, bucket_count: usize) -> Look {
     let mut served: BTreeMap<BucketId, usize> = BTreeMap::new();
+    let mut moved = false;
     let mut problems = Vec::new();
     for (node, bucket) in buckets(world) {
         let id = bucket.id();
@@ -103,13 +111,13 @@ fn look(world: &mut World, bucket_count: usize) -> Option<Vec<String>> {
             }
             // Its background work goes on all the time: nothing was found wrong.
             Ok(Err(BucketError::NotReady(_))) => {}
-            Ok(Err(BucketError::Stopped)) => return None,
+            Ok(Err(BucketError::Stopped)) => moved = true,
             Ok(Err(error)) => problems.push(format!("{id} can't be checked: {error}")),
             Err(_) => problems.push(format!("checking {id} does not end")),
         }
     }
-    if served.len() != bucket_count {
-        problems.push(format!("{} of {bucket_count} buckets are served", served.len()));
+    match moved || served.len() != bucket_count {
+        true if problems.is_empty() => Look::Moved { served: served.len() },
+        _ => Look::All(problems),
     }
-    Some(problems)
 }
