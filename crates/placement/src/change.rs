@@ -125,8 +125,9 @@ pub fn set_purpose(map: &Map, part: Part, purpose: Purpose) -> Result<Option<Del
         }
     };
     if purpose == Purpose::Leave {
-        let table = |map: &Map| DriveTable::new(&map.nodes, &map.drives);
-        let (before, after) = (table(map).domains_with_weight(), table(&next).domains_with_weight());
+        // Who is away may never come back.
+        let takers = |map: &Map| DriveTable::new(&map.nodes, &map.drives).domains_that_take();
+        let (before, after) = (takers(map), takers(&next));
         let needed = map.protection.shards();
         if after < needed && after < before {
             return Err(Refusal::Leave { part, what: "drives that can take its shards", needed, domains: after });

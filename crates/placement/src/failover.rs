@@ -77,7 +77,7 @@ pub fn better_ensemble(map: &Map, id: BucketId) -> Option<Vec<DriveId>> {
     let own = own_drive(map, bucket);
     let from =
         newest.iter().copied().filter(|drive| Some(*drive) != own).max_by_key(|drive| filled(map, &load, *drive, 0))?;
-    let others = bucket.members.iter().copied().filter(|drive| !newest.contains(drive) && lives(map, *drive));
+    let others = bucket.members.iter().copied().filter(|drive| !newest.contains(drive) && is_well(map, bucket, *drive));
     let to = others.min_by_key(|drive| filled(map, &load, *drive, 1))?;
     // Two journals of difference, or the drives would take turns.
     (filled(map, &load, to, 1) < filled(map, &load, from, 0) && load.get(&to) < load.get(&from))

@@ -317,6 +317,12 @@ impl DriveTable {
             .len()
     }
 
+    /// Domains that can be given shards now.
+    pub fn domains_that_take(&self) -> usize {
+        let drives = self.holders.iter().zip(&self.up).filter(|(holder, up)| **up && holder.weight > 0);
+        drives.map(|(holder, _)| holder.domain).collect::<BTreeSet<_>>().len()
+    }
+
     /// The cores that own one of `members` and may lead, as indices of `cores`.
     pub fn near(&self, members: &[usize]) -> Vec<usize> {
         let cores: BTreeSet<usize> =

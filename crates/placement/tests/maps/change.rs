@@ -428,3 +428,33 @@ proptest! {
         prop_assert!(next_moves(&end).is_none());
     }
 }
+
+#[test]
+fn a_leaving_node_gets_no_journals_while_its_shards_still_move() {
+    // The emptiest drive is the best place for a journal, but for the one that is to be emptied.
+    let mut map = form(&uniform("4+2", 8, 1, 1)).unwrap();
+    let leaver = NodeId(2);
+    map = applied(&map, &set_purpose(&map, Part::Node(leaver), Purpose::Leave).unwrap().unwrap());
+    for round in 0..2 {
+        for index in 0..map.buckets.len() {
+            for _ in 0..8 {
+                map.buckets[index].ensembles.truncate(1);
+                let Some(drives) = better_ensemble(&map, BucketId(index as u32)) else { break };
+                assert_eq!(round, 0, "bucket{index} asks for {drives:?} when all had what they asked for");
+                map.buckets[index] = with_ensemble(&map.buckets[index], drives);
+            }
+        }
+        let journals = map.buckets.iter().flat_map(|bucket| &bucket.ensembles[0].drives);
+        let left = journals.filter(|drive| map.drives[*drive].node == leaver).count();
+        assert_eq!(left, 0, "journals on the leaving node");
+    }
+}
+
+#[test]
+fn nothing_is_drained_onto_nodes_that_are_away() {
+    let map = form(&uniform("4+2", 7, 1, 1)).unwrap();
+    let away = applied(&map, &node_states(&map, &[(NodeId(7), State::Away)].into()).unwrap());
+    let drain = |map: &Map| set_purpose(map, Part::Node(NodeId(2)), Purpose::Leave);
+    assert!(matches!(drain(&away), Err(Refusal::Leave { needed: 6, domains: 5, .. })), "{:?}", drain(&away));
+    assert!(drain(&map).is_ok());
+}
