@@ -55,6 +55,7 @@ impl Client {
         if lock.typ == LockType::Unlock {
             return self.unlock(inode, lock).await;
         }
+        self.may_hold(inode);
         let client = Rc::clone(self);
         let ask = async move {
             let op = FsOp::SetLock { inode, lock, wait };

@@ -112,6 +112,7 @@ impl Client {
     }
 
     async fn tell_open(&self, inode: InodeId, mode: OpenMode) -> Result<Attr, Errno> {
+        self.may_hold(inode);
         let answer = match mode {
             OpenMode::Keep => {
                 self.ask(inode.position(), FsOp::Open { inode, truncate: false, kill_setid: false }).await?
@@ -131,6 +132,7 @@ impl Client {
 
     /// Registers an open file that the leader knows of already.
     pub(crate) fn opened(&self, inode: InodeId) {
+        self.may_hold(inode);
         let open = self.opens.get(inode);
         open.files.set(open.files.get() + 1);
         if let Some(mut known) = open.known.try_lock() {

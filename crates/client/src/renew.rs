@@ -18,13 +18,16 @@ use weft_wire::{BucketId, InodeId};
 /// Locks that were granted.
 pub(crate) struct Held {
     locks: RefCell<BTreeMap<InodeId, Vec<Lock>>>,
+    /// An inode of each bucket that lists this client among those who may hold something: a new leader waits for its word,
+    /// also if that is that it holds nothing.
+    listed: RefCell<BTreeMap<BucketId, InodeId>>,
     /// Taken while a leader is told: what is given back meanwhile is given back after it.
     pub telling: Mutex<()>,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { locks: RefCell::default(), telling: Mutex::new(()) }
+        Self { locks: RefCell::default(), listed: RefCell::default(), telling: Mutex::new(()) }
     }
 }
 
@@ -72,6 +75,13 @@ impl Client {
         inodes.map(|inode| (map.bucket_of(inode.position()), inode)).collect()
     }
 
+    /// Something of this inode is about to be held.
+    pub(crate) fn may_hold(&self, inode: InodeId) {
+        if let Some(map) = self.follower.map() {
+            self.held.listed.borrow_mut().insert(map.bucket_of(inode.position()), inode);
+        }
+    }
+
     async fn renew_at(&self, inode: InodeId, holds: Option<Holds>) -> bool {
         let renewal = self.ask(inode.position(), FsOp::Renew { holds });
         match self.handle.timeout(RENEW_TIMEOUT, renewal).await {
@@ -80,18 +90,18 @@ impl Client {
         }
     }
 
-    /// Tells the leader of each of the buckets what this client holds there.
+    /// Tells the leader of each of the buckets what this client holds there, or that it is nothing any more.
     pub(crate) async fn tell_holds(&self, buckets: &BTreeSet<BucketId>) {
-        let told = self.holds_at().into_iter().filter(|(bucket, _)| buckets.contains(bucket)).map(
-            |(bucket, inode)| async move {
+        let listed = self.held.listed.borrow().clone();
+        let told =
+            listed.into_iter().filter(|(bucket, _)| buckets.contains(bucket)).map(|(bucket, inode)| async move {
                 // Opens first, each in its turn with releases; the locks end it.
                 self.open_again(bucket).await;
                 let _telling = self.held.telling.lock().await;
                 let Some(map) = self.follower.map() else { return };
                 let locks = self.held.of_bucket(&map, bucket);
                 self.renew_at(inode, Some(Holds { opens: Vec::new(), locks })).await;
-            },
-        );
+            });
         join_all(told).await;
     }
 

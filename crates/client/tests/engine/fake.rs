@@ -446,6 +446,7 @@ impl World {
                 let slabs = self.inode(inode)?.slabs.iter().filter(|(slab, _)| here(slab));
                 FsReply::Blocks(slabs.map(|(_, data)| data.len().div_ceil(4096) as u64).sum())
             }
+            FsOp::Renew { .. } => FsReply::Renewed { reassert: false },
             FsOp::StatFs => FsReply::Space(Space { blocks: 100, blocks_free: 60, blocks_available: 50, files: 1 }),
             _ => return Err(FsError::Errno(EOPNOTSUPP)),
         };

@@ -188,6 +188,26 @@ fn a_new_leader_is_found_and_told_what_is_open() {
 }
 
 #[test]
+fn a_new_leader_hears_also_from_those_who_hold_nothing_any_more() {
+    // They are listed as those who may: it would wait for them.
+    let time = VirtualTime::new(7);
+    let cluster = Cluster::start(&time);
+    time.block_on(async {
+        let client = cluster.connect(1).await.unwrap();
+        let closed = create(&client, "closed").await.unwrap();
+        client.release(closed.inode);
+        cluster.handle.sleep(Duration::from_secs(1)).await;
+        let told = || cluster.count(|op| matches!(op, FsOp::Renew { holds: Some(holds) } if holds.opens.is_empty()));
+        assert_eq!(told(), 0);
+        let bucket = cluster.world.borrow().map.bucket_of(closed.inode.position());
+        let leader = cluster.world.borrow().map.buckets[bucket.0 as usize].leader;
+        cluster.move_leaders(leader.node.0, leader.node.0 % 3 + 1);
+        cluster.handle.sleep(Duration::from_secs(1)).await;
+        assert_eq!(told(), 1);
+    });
+}
+
+#[test]
 fn a_power_loss_of_all_nodes_is_waited_out() {
     let time = VirtualTime::new(8);
     let cluster = Cluster::start(&time);
