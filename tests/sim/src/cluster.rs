@@ -8,13 +8,31 @@ use weft_client::{Client, ConnectError, ConnectOptions};
 use weft_placement::{FormRequest, NewDrive, NewNode};
 use weft_transport::rpc::Network;
 use weft_wire::Uuid;
-use weft_wire::control::{Answer, Command};
+use weft_wire::control::{Answer, Command, Description};
 use weft_wire::hash::Secret;
 use weft_wire::map::Protection;
 
 /// In virtual time. A calm cluster needs far less.
 const STEP_MAX: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// What a node that is in no cluster brings.
+pub fn new_node(found: &Description) -> NewNode {
+    let drives = found.drives.iter().map(|drive| NewDrive {
+        uuid: drive.uuid,
+        core: drive.core,
+        capacity_bytes: drive.capacity_bytes,
+        zone_bytes: drive.zone_bytes,
+        zones: drive.zones,
+    });
+    NewNode {
+        name: found.name.clone(),
+        domain: None,
+        cores: found.cores.clone(),
+        control: found.control,
+        drives: drives.collect(),
+    }
+}
 
 impl World {
     /// Makes one cluster of all nodes, with as many buckets as 2 to the power of `bucket_bits`.
@@ -25,20 +43,7 @@ impl World {
         for index in 0..self.nodes.len() {
             let answer = self.command(index, STEP_MAX, Command::Describe);
             let Ok(Answer::Description(found)) = answer else { return Err(format!("node {index}: {answer:?}")) };
-            let drives = found.drives.iter().map(|drive| NewDrive {
-                uuid: drive.uuid,
-                core: drive.core,
-                capacity_bytes: drive.capacity_bytes,
-                zone_bytes: drive.zone_bytes,
-                zones: drive.zones,
-            });
-            nodes.push(NewNode {
-                name: found.name.clone(),
-                domain: None,
-                cores: found.cores.clone(),
-                control: found.control,
-                drives: drives.collect(),
-            });
+            nodes.push(new_node(&found));
         }
         let mut secret = [0; 16];
         for half in secret.chunks_exact_mut(8) {

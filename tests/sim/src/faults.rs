@@ -93,6 +93,8 @@ pub struct Faults {
     /// With damage, only these nodes go down or are damaged.
     victims: Vec<usize>,
     deaths: u32,
+    /// Nodes whose drives are lost and not made again yet: so many fewer may go down.
+    reserved: usize,
     pub struck: u64,
 }
 
@@ -121,6 +123,7 @@ impl Faults {
             disturbed: world.now(),
             victims,
             deaths: 0,
+            reserved: 0,
             struck: 0,
         };
         faults.plan_next(world.now());
@@ -141,8 +144,31 @@ impl Faults {
 
     /// Since when nothing holds up answers, if that is so: no more nodes are down than may be.
     pub fn calm_since(&self) -> Option<Instant> {
-        let held_up = self.rough || !self.partitions.is_empty() || self.down.len() > self.parity;
+        let held_up = self.rough || !self.partitions.is_empty() || self.down.len() + self.reserved > self.parity;
         (!held_up).then_some(self.disturbed)
+    }
+
+    /// A node more that may go down.
+    pub fn joins(&mut self, node: usize) {
+        if !self.options.damages() {
+            self.victims.push(node);
+        }
+    }
+
+    /// Whether a node may lose what is on its drives: it is one more that is down.
+    pub fn may_lose(&self, node: usize) -> bool {
+        let is_victim = self.victims.contains(&node) && !self.down.iter().any(|(down, _)| *down == node);
+        is_victim && self.down.len() + self.reserved < self.parity
+    }
+
+    pub fn reserve(&mut self, nodes: usize, now: Instant) {
+        self.reserved = nodes;
+        self.disturbed = now;
+    }
+
+    /// Something else holds up answers for a while.
+    pub fn disturb(&mut self, now: Instant) {
+        self.disturbed = now;
     }
 
     /// Does what is due. Answers which client dies, if one does: that is its owner's business.
@@ -244,7 +270,8 @@ impl Faults {
     fn crash(&mut self, world: &mut World) {
         let most = if self.options.beyond { world.nodes.len() } else { self.parity };
         let Some(node) = self.victim() else { return };
-        if self.down.len() >= most || self.down.iter().any(|(down, _)| *down == node) {
+        let is_gone = world.nodes.get(node).is_some_and(|node| node.is_gone());
+        if is_gone || self.down.len() + self.reserved >= most || self.down.iter().any(|(down, _)| *down == node) {
             return;
         }
         let crash = if self.random.chance(0.5) { Crash::Kill } else { Crash::PowerLoss(self.keeps()) };

@@ -28,6 +28,8 @@ pub struct SimNode {
     clock: LocalClock,
     tunables: NodeTunables,
     life: Option<Life>,
+    /// It was taken out of the cluster, or never comes back.
+    is_gone: bool,
 }
 
 struct Life {
@@ -48,7 +50,7 @@ pub enum Crash {
 impl SimNode {
     pub fn new(index: usize, clock: LocalClock, drives: usize, drive: MemOptions, tunables: NodeTunables) -> Self {
         let media = (0..drives).map(|_| MemMedia::new(drive)).collect();
-        Self { index, media, clock, tunables, life: None }
+        Self { index, media, clock, tunables, life: None, is_gone: false }
     }
 
     pub fn process(&mut self) -> Option<&mut Process> {
@@ -57,6 +59,10 @@ impl SimNode {
 
     pub fn node(&self) -> Option<Rc<Node>> {
         self.life.as_ref().map(|life| Rc::clone(&life.node))
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
     }
 
     pub fn is_up(&self) -> bool {
@@ -111,7 +117,9 @@ impl World {
     /// Starts the daemon of a node that is down.
     pub fn start_node(&mut self, index: usize) {
         let seed = self.random.next_u64();
-        let Some(machine) = self.nodes.get_mut(index).filter(|machine| !machine.is_up()) else { return };
+        let Some(machine) = self.nodes.get_mut(index).filter(|machine| !machine.is_up() && !machine.is_gone) else {
+            return;
+        };
         self.net.set_node(machine.addr(), NodeState::Up);
         let process = Process::new(&self.net, machine.addr(), machine.clock.clone(), seed);
         let node = Node::new(process.handle(), machine.params(&process));
@@ -133,6 +141,23 @@ impl World {
     /// The process goes away. Its drives are closed.
     pub(crate) fn stop_node(&mut self, index: usize) {
         self.crash_node(index, Crash::Kill);
+    }
+
+    /// A node that is down never comes back.
+    pub fn abandon_node(&mut self, index: usize) {
+        if let Some(machine) = self.nodes.get_mut(index) {
+            machine.is_gone = true;
+        }
+        self.trace.note(&format!("node {index} is gone"));
+    }
+
+    /// Puts a blank drive into a slot, or into a further one. The daemon sees it when it starts.
+    pub fn give_drive(&mut self, index: usize, slot: usize, drive: MemOptions) {
+        let Some(machine) = self.nodes.get_mut(index) else { return };
+        match machine.media.get_mut(slot) {
+            Some(media) => *media = MemMedia::new(drive),
+            None => machine.media.push(MemMedia::new(drive)),
+        }
     }
 
     pub fn crash_node(&mut self, index: usize, crash: Crash) {

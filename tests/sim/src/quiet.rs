@@ -13,7 +13,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(4);
 pub fn settle(world: &mut World, bucket_count: usize) {
     let noticed = world.run_while(NOTICED_MAX, |world| {
         let mut served = 0;
-        let all = world.nodes.iter().all(|machine| {
+        let all = world.nodes.iter().filter(|machine| !machine.is_gone()).all(|machine| {
             let Some(status) = machine.node().map(|node| node.status()) else { return false };
             served += status.buckets.iter().filter(|bucket| bucket.serving).count();
             status.phase == "serving"

@@ -2,6 +2,7 @@
 
 use crate::crew::Crew;
 use crate::faults::{FaultOptions, Faults};
+use crate::growth::{Growth, Plan};
 use crate::leaks;
 use crate::memory::{self, Budget};
 use crate::node::{Crash, NodeTunables};
@@ -65,6 +66,8 @@ pub struct Report {
     pub turns: u64,
     pub operations: usize,
     pub faults: u64,
+    /// Orders to grow or shrink that were carried out.
+    pub orders: u64,
     /// More nodes were down than may fail.
     pub beyond: bool,
     pub virtual_time: Duration,
@@ -82,6 +85,9 @@ impl fmt::Display for Report {
             self.turns,
             self.virtual_time.as_secs_f64()
         )?;
+        if self.orders > 0 {
+            write!(f, ", {} orders", self.orders)?;
+        }
         if self.beyond {
             write!(f, "{BEYOND}")?;
         }
@@ -107,6 +113,8 @@ pub enum Failure {
     Memory(String),
     /// Something is left when all was removed.
     Leak(String),
+    /// Orders to grow or shrink aren't carried out, or ones are that should be refused.
+    Growth(String),
 }
 
 impl fmt::Display for Failure {
@@ -119,6 +127,7 @@ impl fmt::Display for Failure {
             Self::Drives(text) => write!(f, "wrong on the drives: {text}"),
             Self::Memory(text) => write!(f, "memory: {text}"),
             Self::Leak(text) => write!(f, "left behind: {text}"),
+            Self::Growth(text) => write!(f, "growing and shrinking: {text}"),
         }
     }
 }
@@ -212,8 +221,10 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         drawn.tunables.lead.namespace.page_entries_max = 1 + pages.below(4);
     }
     world.trace.note(&format!("{:?} {:?} {:?}", drawn.workload, drawn.faults, drawn.drive));
-    for _ in 0..options.nodes {
-        world.add_node(1, drawn.drive, drawn.tunables);
+    let plan = Plan::draw(options.seed).filter(|_| options.planted.is_none());
+    let (more_nodes, drives) = plan.as_ref().map_or((0, 1), |plan| (plan.more_nodes, plan.drives));
+    for _ in 0..options.nodes + more_nodes {
+        world.add_node(drives, drawn.drive, drawn.tunables);
     }
     world.form(options.protection, BUCKET_BITS).map_err(Failure::Start)?;
     world.create_filesystem(FS).map_err(Failure::Start)?;
@@ -224,6 +235,7 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         crew.history.print();
     }
     let mut faults = Faults::new(drawn.faults, random.next_u64(), &world, usize::from(options.protection.parity));
+    let mut growth = plan.map(|plan| Growth::new(plan, drawn.drive, drawn.tunables, world.now()));
     let budget = match options.planted {
         Some(Planted::NoMemory) => Budget { held_bytes: 0, index_bytes: 0, journal_bytes: 0 },
         _ => Budget::of(&drawn.tunables.lead),
@@ -231,7 +243,8 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     let end = world.now() + options.time * if drawn.faults.long { LONG_FACTOR } else { 1 };
     let mut look_at = world.now() + LOOK_EVERY;
     while world.now() < end {
-        world.run_until(faults.next_at().min(look_at).min(end));
+        let acts_at = growth.as_ref().map_or(end, Growth::next_at);
+        world.run_until(faults.next_at().min(look_at).min(acts_at).min(end));
         if look_at <= world.now() {
             look_at = world.now() + LOOK_EVERY;
             check_liveness(&mut world, &faults, &crew)?;
@@ -241,6 +254,9 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
             if let Some(client) = faults.strike(&mut world) {
                 crew.client_dies(&mut world, client, &mut random);
             }
+        }
+        if let Some(growth) = growth.as_mut().filter(|growth| growth.next_at() <= world.now()) {
+            growth.act(&mut world, &mut faults).map_err(Failure::Growth)?;
         }
     }
     if options.planted == Some(Planted::LyingDrives) {
@@ -253,6 +269,9 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         }
     }
     crew.shared.stopping.set(true);
+    if let Some(growth) = &mut growth {
+        growth.finish(&mut world, &mut faults).map_err(Failure::Growth)?;
+    }
     let finished = world.run_while(HEALED_MAX, |_| crew.is_done());
     if finished.is_err() {
         return Err(Failure::Stuck(crew.describe_stuck(&mut world)));
@@ -287,6 +306,7 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         turns: world.trace.turns(),
         operations: crew.history.len(),
         faults: faults.struck,
+        orders: growth.map_or(0, |growth| growth.carried_out),
         beyond: drawn.faults.beyond,
         virtual_time: world.now().since(Instant::ZERO),
         undecided,

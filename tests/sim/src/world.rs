@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use weft_link::sim::{SimNet, SimNetOptions};
 use weft_reactor::{Clock, Instant, Random, VirtualClock};
+use weftd::node::NodeEnd;
 
 /// How far a clock may run away from the world's, in millionths: two of them stay within what leases allow for.
 const DRIFT_PPM_MAX: u64 = 4000;
@@ -166,6 +167,9 @@ impl World {
             if let Some(end) = ended {
                 self.trace.note(&format!("node {index} ended: {end}"));
                 self.stop_node(index);
+                if end == NodeEnd::Removed {
+                    self.abandon_node(index);
+                }
                 self.start_node(index);
             }
         }
