@@ -9,16 +9,15 @@ use crate::interrupt::{Interrupt, Unmatched};
 use crate::request::{self, Message, Operation};
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use weft_reactor::{AlignedBuf, Handle, Instant, Mailbox, Poller, Pool, Task};
+use weft_reactor::{AlignedBuf, Handle, Instant, Mailbox, Poller, Pool, Task, WakeOn};
 
 /// A message is read to where its data, if it is a write, starts a page.
 const HEAD_BYTES: usize = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>();
@@ -161,6 +160,10 @@ impl<F: Filesystem> Worker<F> {
     /// Why the thread ended; a thread that was told to by another is none the wiser.
     pub fn end(&self) -> Result<Option<Closed>, Errno> {
         self.end.get().unwrap_or(Ok(None))
+    }
+
+    fn has_room(&self) -> bool {
+        self.large_writes.get() < LARGE_WRITES_MAX
     }
 
     /// Takes a message in; gives the buffer back unless it went on with the data.
@@ -330,24 +333,23 @@ impl<F> Drop for LargeWrite<F> {
 
 /// Lets the reactor read the channel.
 pub(crate) struct Reader<F> {
+    /// A message is for whichever thread reads it: one of those asleep is enough.
+    wake: WakeOn,
     worker: Rc<Worker<F>>,
     buffers: Pool,
     buffer: Option<AlignedBuf>,
-    gate: Gate,
 }
 
 impl<F> Reader<F> {
-    pub fn new(worker: Rc<Worker<F>>) -> Result<Self, Errno> {
-        let gate = Gate::new(Arc::clone(&worker.channel))?;
-        Ok(Self { worker, buffers: Pool::new(BUFFER_BYTES, BUFFERS_KEPT), buffer: None, gate })
+    pub fn new(worker: Rc<Worker<F>>) -> std::io::Result<Self> {
+        let wake = worker.handle.wake_one(worker.channel.as_fd().as_raw_fd())?;
+        Ok(Self { worker, buffers: Pool::new(BUFFER_BYTES, BUFFERS_KEPT), buffer: None, wake })
     }
 }
 
 impl<F: Filesystem> Poller for Reader<F> {
     fn poll(&mut self, _now: Instant) -> usize {
         if self.worker.end.get().is_some() {
-            // The channel stays readable at its end; the last tasks need no hurry.
-            let _ = self.gate.set_open(false);
             return 0;
         }
         let mut count = self.worker.take_mail();
@@ -356,11 +358,7 @@ impl<F: Filesystem> Poller for Reader<F> {
             return count;
         }
         for _ in 0..MESSAGES_PER_POLL {
-            let room = self.worker.large_writes.get() < LARGE_WRITES_MAX;
-            if let Err(errno) = self.gate.set_open(room) {
-                self.worker.close(Err(errno));
-            }
-            if !room {
+            if !self.worker.has_room() {
                 break;
             }
             let mut buffer = self.buffer.take().unwrap_or_else(|| self.buffers.take(BUFFER_BYTES));
@@ -384,36 +382,13 @@ impl<F: Filesystem> Poller for Reader<F> {
         count
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.gate.epoll.0.as_raw_fd())
-    }
-}
-
-/// Readable when the channel is and we want to know: a thread that has no room for messages can still sleep.
-struct Gate {
-    epoll: Epoll,
-    channel: Arc<Channel>,
-    open: bool,
-}
-
-impl Gate {
-    fn new(channel: Arc<Channel>) -> Result<Self, Errno> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let mut gate = Self { epoll, channel, open: false };
-        gate.set_open(true)?;
-        Ok(gate)
-    }
-
-    fn set_open(&mut self, open: bool) -> Result<(), Errno> {
-        if open == self.open {
-            return Ok(());
+    fn before_sleep(&mut self) -> Option<Instant> {
+        // At its end the channel stays readable, and without room for messages nothing is read: no reason to wake.
+        let wanted = self.worker.end.get().is_none() && self.worker.has_room();
+        if let Err(error) = self.wake.set_armed(wanted) {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            self.worker.close(Err(errno));
         }
-        if open {
-            self.epoll.add(&*self.channel, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        } else {
-            self.epoll.delete(&*self.channel)?;
-        }
-        self.open = open;
-        Ok(())
+        None
     }
 }

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use crate::fds::Fds;
 use crate::mailbox::Mailbox;
 use crate::park::Parker;
+use crate::spin::SpinHabit;
 use crate::{Executor, Handle, Instant, Poller, SystemClock};
 
 /// Tasks polled between two looks at the pollers.
@@ -26,7 +27,7 @@ const SHUTDOWN_ROUNDS_MAX: usize = 1_000;
 pub enum Idle {
     /// Asks its pollers again and again.
     Busy,
-    /// Goes on asking for `spin` after something came from outside, then sleeps until something happens.
+    /// Sleeps until something happens. As long as what comes mostly comes within `spin`, it goes on asking for so long first.
     Adaptive { spin: Duration },
 }
 
@@ -61,6 +62,7 @@ pub struct Core {
     fds: Rc<Fds>,
     parker: Arc<Parker>,
     idle: Idle,
+    spin_habit: SpinHabit,
     stats: CoreStats,
     fds_checked: Instant,
 }
@@ -86,6 +88,7 @@ impl Core {
             fds,
             parker,
             idle: options.idle,
+            spin_habit: SpinHabit::default(),
             stats: CoreStats::default(),
             fds_checked: Instant::ZERO,
         })
@@ -117,18 +120,39 @@ impl Core {
     /// Fails when the system refuses to wait for a descriptor.
     pub fn run(&mut self) -> io::Result<()> {
         let mut input_at = self.handle.now();
+        let mut asked_in_vain = false;
         while !self.handle.is_shutdown() {
             let now = self.handle.now();
-            match self.round(now)? {
-                Round::Input => input_at = now,
-                Round::TasksOnly => (),
-                Round::Nothing => {
-                    self.stats.rounds_idle += 1;
-                    match self.idle {
-                        Idle::Adaptive { spin } if now.since(input_at) >= spin => self.sleep()?,
-                        _ => std::hint::spin_loop(),
-                    }
+            let round = self.round(now)?;
+            if let Round::Nothing = round {
+                self.stats.rounds_idle += 1;
+            }
+            let Idle::Adaptive { spin } = self.idle else {
+                if let Round::Nothing = round {
+                    std::hint::spin_loop();
                 }
+                continue;
+            };
+            if let Round::Input = round {
+                if std::mem::take(&mut asked_in_vain) {
+                    self.spin_habit.note(true);
+                }
+                input_at = now;
+            }
+            match round {
+                // Descriptors that are readable already end the sleep at once, so this loses nothing.
+                _ if !self.spin_habit.pays() => self.sleep(spin)?,
+                Round::Nothing if now.since(input_at) >= spin => {
+                    if std::mem::take(&mut asked_in_vain) {
+                        self.spin_habit.note(false);
+                    }
+                    self.sleep(spin)?;
+                }
+                Round::Nothing => {
+                    asked_in_vain = true;
+                    std::hint::spin_loop();
+                }
+                Round::Input | Round::TasksOnly => (),
             }
         }
         for _ in 0..SHUTDOWN_ROUNDS_MAX {
@@ -146,14 +170,15 @@ impl Core {
         for poller in self.executor.take_new_pollers() {
             self.add_poller(poller)?;
         }
-        for poller in &mut self.pollers {
-            input += poller.poll(now);
-        }
+        // Before the pollers: a message may say that there is something for one of them, and a sleep may follow this round.
         if !self.mailbox.is_empty() {
             for message in self.mailbox.take_all() {
                 message(&self.handle);
                 input += 1;
             }
+        }
+        for poller in &mut self.pollers {
+            input += poller.poll(now);
         }
         if self.fds.has_callbacks() && now.since(self.fds_checked) >= FD_CHECK_INTERVAL {
             self.fds_checked = now;
@@ -171,19 +196,25 @@ impl Core {
         })
     }
 
-    fn sleep(&mut self) -> io::Result<()> {
+    fn sleep(&mut self, spin: Duration) -> io::Result<()> {
         let now = self.handle.now();
         let mut wake_at = self.executor.next_deadline();
         for poller in &mut self.pollers {
             wake_at = earliest(wake_at, poller.before_sleep());
         }
         self.parker.fall_asleep();
-        let nothing_to_do = self.mailbox.is_empty() && self.executor.is_idle() && !self.executor.has_new_pollers();
+        let nothing_to_do = self.mailbox.is_empty()
+            && self.executor.is_idle()
+            && !self.executor.has_new_pollers()
+            && !self.handle.is_shutdown();
         if nothing_to_do && wake_at.is_none_or(|wake_at| wake_at > now) {
             self.stats.sleeps += 1;
             let slept = self.fds.wait(wake_at.map(|wake_at| wake_at.since(now)));
             self.parker.wake_up();
             slept?;
+            // The sleep has looked at all descriptors.
+            self.fds_checked = self.handle.now();
+            self.spin_habit.note(self.fds_checked.since(now) < spin);
         } else {
             self.parker.wake_up();
         }

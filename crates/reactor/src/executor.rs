@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::fds::{FdRegistration, Fds};
+use crate::fds::{FdRegistration, Fds, WakeOn};
 use crate::ready::{ReadyQueue, TaskHeader, Unpark};
 use crate::sync::{Notify, Pending, completion};
 use crate::tasks::{TaskStats, Tasks};
@@ -315,6 +315,16 @@ impl Handle {
     pub fn register_fd(&self, fd: RawFd, callback: Rc<dyn Fn()>) -> io::Result<FdRegistration> {
         match &*self.inner.fds.borrow() {
             Some(fds) => fds.register(fd, callback),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "this executor waits for no descriptors")),
+        }
+    }
+
+    /// Ends the core's sleep when `fd` is readable, for descriptors that several cores wait for: only one of them wakes.
+    ///
+    /// Fails where [`Self::register_fd`] does.
+    pub fn wake_one(&self, fd: RawFd) -> io::Result<WakeOn> {
+        match &*self.inner.fds.borrow() {
+            Some(fds) => fds.wake_one(fd),
             None => Err(io::Error::new(io::ErrorKind::Unsupported, "this executor waits for no descriptors")),
         }
     }

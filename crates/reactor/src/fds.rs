@@ -55,6 +55,13 @@ impl Fds {
         self.control(libc::EPOLL_CTL_ADD, fd, TOKEN_WAKE_ONLY)
     }
 
+    /// As [`Self::add_wake_only`], but of several cores that wait for the same only one wakes.
+    pub(crate) fn wake_one(self: &Rc<Self>, fd: RawFd) -> io::Result<WakeOn> {
+        let mut wake = WakeOn { fds: Rc::clone(self), fd, armed: false };
+        wake.set_armed(true)?;
+        Ok(wake)
+    }
+
     pub(crate) fn register(self: &Rc<Self>, fd: RawFd, callback: Rc<dyn Fn()>) -> io::Result<FdRegistration> {
         let token = self.token_next.get();
         self.token_next.set(token + 1);
@@ -144,12 +151,51 @@ impl Fds {
     }
 
     fn control(&self, operation: libc::c_int, fd: RawFd, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        self.control_events(operation, fd, token, libc::EPOLLIN as u32)
+    }
+
+    fn control_events(&self, operation: libc::c_int, fd: RawFd, token: u64, events: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` outlives the call. A descriptor that is not open makes it fail, nothing worse.
         match unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &mut event) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Ends the core's sleep when a descriptor is readable that other cores may wait for, too: one of those asleep wakes.
+/// Made by [`Handle::wake_one`](crate::Handle::wake_one); drop it before the descriptor is closed.
+pub struct WakeOn {
+    fds: Rc<Fds>,
+    fd: RawFd,
+    armed: bool,
+}
+
+impl WakeOn {
+    /// While it is not armed, the core sleeps on, whatever there is to read.
+    pub fn set_armed(&mut self, armed: bool) -> io::Result<()> {
+        if armed == self.armed {
+            return Ok(());
+        }
+        let operation = if armed { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_DEL };
+        let events = (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32;
+        self.fds.control_events(operation, self.fd, TOKEN_WAKE_ONLY, events)?;
+        self.armed = armed;
+        Ok(())
+    }
+}
+
+impl Drop for WakeOn {
+    fn drop(&mut self) {
+        // It fails when the descriptor was closed before; then the kernel has forgotten it already.
+        let _ = self.set_armed(false);
+    }
+}
+
+impl fmt::Debug for WakeOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WakeOn").field("fd", &self.fd).field("armed", &self.armed).finish_non_exhaustive()
     }
 }
 

@@ -3,6 +3,8 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -204,6 +206,30 @@ fn pollers_end_the_sleep_by_descriptor_and_by_time() {
     core.run().unwrap();
     assert_eq!(got.get(), 3);
     assert!(core.stats().sleeps > 0);
+}
+
+/// Ends the core when the flag is set.
+struct FlagPoller {
+    flag: Arc<AtomicBool>,
+    handle: Handle,
+}
+
+impl Poller for FlagPoller {
+    fn poll(&mut self, _now: Instant) -> usize {
+        if self.flag.load(Ordering::Relaxed) {
+            self.handle.shutdown();
+        }
+        0
+    }
+}
+
+#[test]
+fn what_a_message_leaves_to_a_poller_is_done_before_the_core_sleeps() {
+    let mut core = core(SLEEPY);
+    let flag = Arc::new(AtomicBool::new(false));
+    core.add_poller(Box::new(FlagPoller { flag: Arc::clone(&flag), handle: core.handle() })).unwrap();
+    core.mailbox().send(Box::new(move |_| flag.store(true, Ordering::Relaxed))).unwrap();
+    core.run().unwrap();
 }
 
 #[test]

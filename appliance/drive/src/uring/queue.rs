@@ -19,6 +19,9 @@ use weft_wire::limits::BLOCK_BYTES;
 const IN_FLIGHT_MAX: usize = 256;
 /// Operations that wait; more are refused. Callers bound themselves far below.
 const WAITING_MAX: usize = 1 << 16;
+/// Sleeps that end without a completion until the event is read all the same. The kernel shows a completion first and makes
+/// the event readable then: an event that becomes so behind our read would end each sleep until the next completion.
+const SLEEPS_IN_VAIN_MAX: u8 = 8;
 /// One read or write of the kernel's is never longer.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
@@ -97,6 +100,10 @@ pub struct Queue {
     in_flight: Vec<Option<Box<Job>>>,
     free: Vec<usize>,
     waiting: VecDeque<Box<Job>>,
+    /// Something completed since the event was read: it may be readable.
+    event_is_old: bool,
+    /// Since the event was read or something completed.
+    sleeps_in_vain: u8,
 }
 
 impl Queue {
@@ -112,6 +119,8 @@ impl Queue {
             in_flight: (0..IN_FLIGHT_MAX).map(|_| None).collect(),
             free: (0..IN_FLIGHT_MAX).rev().collect(),
             waiting: VecDeque::new(),
+            event_is_old: false,
+            sleeps_in_vain: 0,
         })
     }
 
@@ -145,8 +154,12 @@ impl Queue {
     pub fn arm(&mut self) -> bool {
         self.fill();
         self.submit();
-        // Fails only when it wasn't readable.
-        let _ = self.event.read();
+        self.sleeps_in_vain += 1;
+        if self.event_is_old || self.sleeps_in_vain >= SLEEPS_IN_VAIN_MAX {
+            (self.event_is_old, self.sleeps_in_vain) = (false, 0);
+            // Fails only when it wasn't readable.
+            let _ = self.event.read();
+        }
         self.ring.completion().sync();
         !self.ring.completion().is_empty() || !self.ring.submission().is_empty()
     }
@@ -211,6 +224,7 @@ impl Queue {
             let slot = entry.user_data() as usize;
             let Some(job) = self.in_flight.get_mut(slot).and_then(Option::take) else { continue };
             self.free.push(slot);
+            (self.event_is_old, self.sleeps_in_vain) = (true, 0);
             ended += 1;
             if let Some(rest) = finish(*job, entry.result()) {
                 self.waiting.push_front(Box::new(rest));

@@ -341,8 +341,12 @@ impl Rpc {
     fn before_sleep(&self) -> Option<Instant> {
         let now = self.handle.now();
         let mut inner = self.inner.borrow_mut();
-        inner.flush(now);
-        let retry = (!inner.outgoing.is_empty()).then(|| now + RETRY_AFTER);
+        let sent = inner.flush(now);
+        let retry = match inner.outgoing.is_empty() {
+            // There may be more.
+            true => (sent >= FLUSH_BATCHES_MAX).then_some(now),
+            false => Some(now + RETRY_AFTER),
+        };
         let deadline = inner.deadlines.first().map(|(at, _)| *at);
         [retry, deadline, inner.endpoint.next_timeout()].into_iter().flatten().min()
     }
