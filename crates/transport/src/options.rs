@@ -51,13 +51,14 @@ pub struct EndpointOptions {
     pub calls_max: usize,
     /// Requests that one peer may have in handlers.
     pub requests_per_peer_max: usize,
-    /// How long an acknowledgement waits for data to ride on.
+    /// How long an acknowledgement waits for data to ride on. A lone one costs both sides a wake-up; waiting for it costs
+    /// nothing but a later probe when the last packet of a burst was lost (as in QUIC, RFC 9000).
     pub ack_delay: Duration,
     /// Packets after which an acknowledgement waits no longer.
     pub ack_packets: u32,
     /// A peer that answers nothing for so long, and to at least three probes, is unreachable.
     pub give_up: Duration,
-    /// Shortest and longest time until something unanswered is sent again.
+    /// Shortest time until something unanswered is sent again, beside the acknowledgement's delay; and the longest with it.
     pub probe_min: Duration,
     pub probe_max: Duration,
     /// First time to wait for an answer, before a round trip was measured.
@@ -81,8 +82,8 @@ impl Default for EndpointOptions {
             queue_bytes_max: 64 << 20,
             calls_max: 16_384,
             requests_per_peer_max: 4096,
-            ack_delay: Duration::from_millis(2),
-            ack_packets: 12,
+            ack_delay: Duration::from_millis(25),
+            ack_packets: 24,
             give_up: Duration::from_secs(3),
             probe_min: Duration::from_millis(10),
             probe_max: Duration::from_secs(1),

@@ -40,13 +40,15 @@ impl Rtt {
         self.smoothed.map(|smoothed| smoothed.max(self.latest))
     }
 
-    /// How long to wait for an acknowledgement before asking again, the first time.
-    pub fn probe_after(&self, options: &EndpointOptions) -> Duration {
+    /// How long to wait for an acknowledgement before asking again, the first time; `asked`: the peer was told not to wait
+    /// with it.
+    pub fn probe_after(&self, asked: bool, options: &EndpointOptions) -> Duration {
         match self.smoothed {
             None => options.probe_initial,
             Some(smoothed) => {
                 let spread = (self.variation * 4).max(Duration::from_millis(1));
-                (smoothed + spread + options.ack_delay).clamp(options.probe_min, options.probe_max)
+                let delay = if asked { Duration::ZERO } else { options.ack_delay };
+                ((smoothed + spread).max(options.probe_min) + delay).min(options.probe_max)
             }
         }
     }

@@ -30,6 +30,8 @@ use weft_wire::Service;
 /// The two bits of the IP header: we understand marks of congestion; this packet has met some.
 pub const ECN_CAPABLE: u8 = 0b10;
 const ECN_MARKED: u8 = 0b11;
+/// With so much in flight the last packet asks to be acknowledged at once, which costs little beside it.
+const ASK_FROM_BYTES: usize = 32 << 10;
 
 /// What sessions of an endpoint share.
 pub struct Shared<'a> {
@@ -79,6 +81,8 @@ pub struct Session {
     probes: u8,
     probes_unanswered: u32,
     probed_at: Instant,
+    /// The newest packet asks to be acknowledged at once.
+    is_asking: bool,
     unanswered_since: Option<Instant>,
     ping_due: bool,
     ping_after: Duration,
@@ -119,6 +123,7 @@ impl Session {
             probes: 0,
             probes_unanswered: 0,
             probed_at: now,
+            is_asking: false,
             unanswered_since: None,
             ping_due: false,
             ping_after: options.ping_min,
@@ -456,7 +461,12 @@ impl Session {
             }
             self.probes = self.probes.saturating_sub(1);
             self.record(now, number, out.len() - start + TAG_BYTES, cargo);
-            at_once |= self.outbox.has_more() && !self.may_send();
+            at_once |= match self.outbox.has_more() {
+                true => !self.may_send(),
+                // The end of much: if it is lost, no later packet tells.
+                false => self.sent.bytes_in_flight() >= ASK_FROM_BYTES,
+            };
+            self.is_asking = at_once;
             if at_once && let Some(flags) = out.get_mut(flag_at) {
                 *flags |= FLAG_ACK_NOW;
             }
@@ -475,6 +485,7 @@ impl Session {
         let mut cargo = Cargo::default();
         cargo.push(Carried::MtuProbe);
         self.mtu.on_probe_sent(size);
+        self.is_asking = true;
         self.record(now, number, size, cargo);
         size
     }
@@ -489,7 +500,7 @@ impl Session {
     /// When something unanswered is sent again.
     fn probe_at(&self, options: &EndpointOptions) -> Option<Instant> {
         let last = self.sent.last_at()?.max(self.probed_at);
-        let after = self.rtt.probe_after(options) * (1 << self.probes_unanswered.min(10));
+        let after = self.rtt.probe_after(self.is_asking, options) * (1 << self.probes_unanswered.min(10));
         Some(last + after.min(options.probe_max))
     }
 
