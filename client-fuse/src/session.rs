@@ -40,6 +40,8 @@ pub struct SessionOptions {
 }
 
 pub const THREADS_MAX: usize = 64;
+const THREADS_USUALLY_MAX: usize = 4;
+const PROCESSORS_PER_THREAD: usize = 4;
 
 /// The kernel sends its first message as it mounts; this is for one that never does.
 const INIT_WAIT_MS: u16 = 10_000;
@@ -49,13 +51,20 @@ impl Default for SessionOptions {
         Self {
             source: "weft".to_owned(),
             flags: MsFlags::empty(),
-            threads: 2,
+            threads: threads_for_host(),
             idle: Idle::Adaptive { spin: Duration::from_micros(20) },
             readdirplus: ReaddirPlus::Off,
             locks: Locks::Filesystem,
             destroy_wait: Duration::from_secs(2),
         }
     }
+}
+
+/// One for each four processors: with more, threads wake for each other's messages and hand requests over, and take the
+/// processors of those who made them.
+fn threads_for_host() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / PROCESSORS_PER_THREAD).clamp(1, THREADS_USUALLY_MAX)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
