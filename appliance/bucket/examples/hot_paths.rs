@@ -58,6 +58,7 @@ async fn open(handle: &Handle) -> Bucket {
         ensembles: vec![Ensemble { since: Epoch(1), drives: (0..4).map(DriveId).collect() }],
         zone_rows: 256,
         find: Rc::new(|drive| Some(core(drive.0 as u16))),
+        beats: Rc::default(),
         journal: Default::default(),
         tunables: Tunables { zone_sets_max: 200, ..Tunables::default() },
     };

@@ -40,6 +40,8 @@ pub struct BucketParams {
     /// Blocks of a zone on the member with the smallest zones.
     pub zone_rows: u32,
     pub find: FindDrive,
+    /// Of the buckets that this core leads.
+    pub beats: Rc<weft_journal::Beats>,
     pub journal: weft_journal::Tunables,
     pub tunables: Tunables,
 }

@@ -37,6 +37,7 @@ impl Bucket {
                 protection: params.protection,
                 ensembles: params.ensembles.clone(),
                 drives: Rc::clone(&params.find),
+                beats: params.beats,
                 tunables: params.journal,
             },
             Rc::clone(&network),

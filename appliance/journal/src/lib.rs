@@ -25,7 +25,7 @@ mod tunables;
 pub use call::{Call, CallId, Outcome, Unreached};
 pub use error::{LogError, RecoverError};
 pub use gathered::{Decision, DriveView, Gathered, Known, Lack, Verdict};
-pub use log::{Log, LogParams, Recovered};
+pub use log::{Beats, Log, LogParams, Recovered};
 pub use record::{EpochStart, Record, RootFrame, RootRecord};
 pub use recovery::{Recovery, RecoveryParams, Step, Waiting};
 pub use replicator::{Replicator, ReplicatorParams, Room, Trouble};

@@ -30,6 +30,8 @@ pub struct LogParams {
     pub ensembles: Vec<Ensemble>,
     /// Which core owns a drive, by the newest map.
     pub drives: Rc<dyn Fn(DriveId) -> Option<CoreId>>,
+    /// The logs of the same core.
+    pub beats: Rc<Beats>,
     pub tunables: Tunables,
 }
 
@@ -117,9 +119,33 @@ pub struct Log {
     changed: Notify,
     /// When the next timer fires.
     armed: Cell<Option<Instant>>,
-    lease_half: core::time::Duration,
-    beat_again: core::time::Duration,
-    call_timeout: core::time::Duration,
+    tunables: Tunables,
+    beats: Rc<Beats>,
+    /// The lease was needed since it was last asked for.
+    lease_wanted: Cell<bool>,
+}
+
+/// The logs that one core leads. When one asks its drives for promises, those whose leases are in use ask theirs at the same
+/// moment: what goes to the same core then shares packets and wake-ups, there and back.
+#[derive(Default)]
+pub struct Beats {
+    logs: RefCell<Vec<Weak<Log>>>,
+}
+
+impl Beats {
+    fn join(&self, log: &Rc<Log>) {
+        let mut logs = self.logs.borrow_mut();
+        logs.retain(|log| log.strong_count() > 0);
+        logs.push(Rc::downgrade(log));
+    }
+
+    /// Asks for promises for all logs that need them now or soon.
+    fn beat(&self) {
+        let logs: Vec<_> = self.logs.borrow().iter().filter_map(Weak::upgrade).collect();
+        for log in logs.into_iter().filter(|log| log.lease_wanted.take()) {
+            log.beat(log.tunables.promise() * 3 / 4);
+        }
+    }
 }
 
 struct State {
@@ -150,7 +176,7 @@ impl Log {
         handle: Handle,
         progress: impl Fn(&str) + 'static,
     ) -> Result<Recovered, RecoverError> {
-        let LogParams { cluster, bucket, epoch, protection, ensembles, drives, tunables } = params;
+        let LogParams { cluster, bucket, epoch, protection, ensembles, drives, beats, tunables } = params;
         let caller = Caller { cluster, bucket, drives, net, handle };
         let ensembles: Vec<Vec<DriveId>> = ensembles.into_iter().map(|ensemble| ensemble.drives).collect();
         let parity = usize::from(protection.parity);
@@ -179,10 +205,11 @@ impl Log {
             state: RefCell::new(State { replicator: Replicator::new(params, *decision), waiters: VecDeque::new() }),
             changed: Notify::new(),
             armed: Cell::new(None),
-            lease_half: tunables.lease / 2,
-            beat_again: tunables.lease / 3,
-            call_timeout: tunables.call_timeout,
+            tunables,
+            beats: Rc::clone(&beats),
+            lease_wanted: Cell::new(false),
         });
+        beats.join(&log);
         log.pump();
         loop {
             let changed = log.changed.notified();
@@ -270,6 +297,8 @@ impl Log {
     /// Returns when the leader lease holds. Asks the drives for promises if it doesn't, and ahead of time when half
     /// of it is over, so that a busy reader seldom waits.
     pub async fn hold_lease(self: &Rc<Self>) -> Result<(), LogError> {
+        self.lease_wanted.set(true);
+        let beat_again = self.tunables.lease / 3;
         let mut asked_at: Option<Instant> = None;
         loop {
             let changed = self.changed.notified();
@@ -280,24 +309,31 @@ impl Log {
                     return Err(error.clone());
                 }
                 let left = state.replicator.leased_until().since(now);
-                (state.replicator.lease_valid(now), left > self.lease_half)
+                (state.replicator.lease_valid(now), left > self.tunables.lease / 2)
             };
             if valid && fresh {
                 return Ok(());
             }
             // An answer may be late or lost: asked again before long, but not after each answer. That of the own drive
             // comes at once, and would be asked for without end until the others' arrive.
-            let due = asked_at.is_none_or(|at| now.since(at) >= self.beat_again);
+            let due = asked_at.is_none_or(|at| now.since(at) >= beat_again);
             if due {
-                self.state.borrow_mut().replicator.beat(now);
-                self.pump();
+                self.beat(self.tunables.promise() / 2);
+                self.beats.beat();
             }
             let asked = *asked_at.insert(asked_at.filter(|_| !due).unwrap_or(now));
             if valid {
                 return Ok(());
             }
-            let _ = self.caller.handle.timeout_at(asked + self.beat_again, changed).await;
+            let _ = self.caller.handle.timeout_at(asked + beat_again, changed).await;
         }
+    }
+
+    /// Asks the drives for promises of which no more than so much is left.
+    fn beat(self: &Rc<Self>, left_max: core::time::Duration) {
+        let now = self.caller.handle.now();
+        self.state.borrow_mut().replicator.beat(now, left_max);
+        self.pump();
     }
 
     /// What the records that no root covers take. A full journal refuses appends until a root trims it.
@@ -363,7 +399,7 @@ impl Log {
 
     /// Says something that needs no answer.
     fn tell(&self, drive: DriveId, op: DriveOp) {
-        let call = Call { id: CallId(0), drive, op, body: Bytes::new(), timeout: self.call_timeout };
+        let call = Call { id: CallId(0), drive, op, body: Bytes::new(), timeout: self.tunables.call_timeout };
         self.caller.call(call, |_, _| {});
     }
 

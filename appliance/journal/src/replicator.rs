@@ -286,12 +286,12 @@ impl Replicator {
         Ok(seq)
     }
 
-    /// Asks for a promise from each drive whose last is half over and that has nothing under way that brings one. A drive
-    /// that answers faster than the others isn't asked again for each of their answers.
-    pub fn beat(&mut self, now: Instant) {
-        let (promise, again) = (self.tunables.promise(), self.tunables.lease / 8);
+    /// Asks for a promise from each drive that has nothing under way that brings one, and of whose last no more than
+    /// `left_max` is left. A drive that answers faster than the others isn't asked again for each of their answers.
+    pub fn beat(&mut self, now: Instant, left_max: Duration) {
+        let again = self.tunables.lease / 8;
         for peer in &mut self.peers {
-            let stale = peer.promised_until.since(now) <= promise / 2;
+            let stale = peer.promised_until.since(now) <= left_max;
             if stale && peer.flights.is_empty() && peer.beat_at <= now {
                 peer.beat = true;
                 peer.beat_at = now + again;

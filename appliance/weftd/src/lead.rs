@@ -77,6 +77,7 @@ struct Inner {
     map: MapWatch,
     propose: Propose,
     tunables: Tunables,
+    beats: Rc<weft_journal::Beats>,
     leads: RefCell<BTreeMap<BucketId, Lead>>,
     making: RefCell<BTreeSet<FsId>>,
     /// A bucket has come further, or there is a newer map.
@@ -113,6 +114,7 @@ impl Leads {
             map,
             propose,
             tunables,
+            beats: Rc::default(),
             leads: RefCell::default(),
             making: RefCell::default(),
             progress: Notify::new(),
@@ -182,6 +184,7 @@ impl Leads {
                 ensembles: bucket.ensembles.clone(),
                 zone_rows: zone_rows(map, bucket),
                 find: self.find_drive(),
+                beats: Rc::clone(&self.0.beats),
                 journal: journal_tunables(map, bucket, self.0.tunables.journal),
                 tunables: weft_bucket::Tunables {
                     zone_sets_max: shares.of(map, bucket).unwrap_or(self.0.tunables.bucket.zone_sets_max),

@@ -185,6 +185,7 @@ impl Rig {
             ensembles: vec![Ensemble { since: Epoch(1), drives: (0..u32::from(ENSEMBLE)).map(DriveId).collect() }],
             zone_rows: 256,
             find: Rc::new(|drive| Some(core(drive.0 as u16))),
+            beats: Rc::default(),
             journal: Default::default(),
             tunables: self.tunables,
         };

@@ -116,6 +116,7 @@ impl Cluster {
             protection: Protection { data: 4, parity: 2 },
             ensembles,
             drives: Rc::new(|drive| Some(drive_core(drive))),
+            beats: Rc::default(),
             tunables: self.tunables.get(),
         }
     }

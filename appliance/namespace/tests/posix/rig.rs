@@ -173,6 +173,7 @@ impl Rig {
             ensembles: by_map.ensembles.clone(),
             zone_rows: 256,
             find: Rc::new(|drive| Some(drive_core(drive.0 as u16))),
+            beats: Rc::default(),
             journal: Default::default(),
             tunables: weft_bucket::Tunables { zone_sets_max: 24, ..Default::default() },
         };
