@@ -81,11 +81,13 @@ fn move_some(next: &mut Map) {
     let mut busy = Busy::new(next, &table);
     for bucket in 0..placement.members.len() {
         let leaves = |drive: &&usize| table.holders[**drive].weight == 0 && !table.given_up[**drive];
-        let Some(old) = placement.members[bucket].iter().find(leaves).copied() else { continue };
+        let leaving: Vec<usize> = placement.members[bucket].iter().filter(leaves).copied().collect();
         // The best one or none: what goes elsewhere now would have to move again.
-        if let Some(new) = placement.successor(bucket, old)
-            && busy.takes(bucket, old, new)
-        {
+        let goes = leaving.into_iter().find_map(|old| {
+            let new = placement.successor(bucket, old)?;
+            (busy.takes(bucket, old, new) || busy.redirects(bucket, old, new)).then_some((old, new))
+        });
+        if let Some((old, new)) = goes {
             placement.replace(bucket, old, new);
             busy.add(bucket, old, new);
         }
@@ -103,16 +105,18 @@ fn move_some(next: &mut Map) {
 struct Busy<'a> {
     table: &'a DriveTable,
     drives: BTreeMap<usize, usize>,
-    buckets: BTreeSet<usize>,
+    /// Where the shards that move in a bucket go.
+    buckets: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 impl<'a> Busy<'a> {
     fn new(map: &Map, table: &'a DriveTable) -> Self {
-        let mut busy = Self { table, drives: BTreeMap::new(), buckets: BTreeSet::new() };
+        let mut busy = Self { table, drives: BTreeMap::new(), buckets: BTreeMap::new() };
         for (index, bucket) in map.buckets.iter().enumerate() {
             for former in &bucket.former {
-                busy.buckets.insert(index);
                 let target = bucket.members.get(usize::from(former.shard));
+                let goes_to = target.and_then(|id| table.ids.binary_search(id).ok());
+                busy.buckets.entry(index).or_default().extend(goes_to);
                 let ends = [Some(&former.drive), target].into_iter().flatten();
                 for drive in ends.filter_map(|id| table.ids.binary_search(id).ok()) {
                     *busy.drives.entry(drive).or_default() += 1;
@@ -127,11 +131,18 @@ impl<'a> Busy<'a> {
     }
 
     fn takes(&self, bucket: usize, old: usize, new: usize) -> bool {
-        self.table.up[new] && !self.buckets.contains(&bucket) && self.is_free(old) && self.is_free(new)
+        self.table.up[new] && !self.buckets.contains_key(&bucket) && self.is_free(old) && self.is_free(new)
+    }
+
+    /// What is on its way to a drive that is to be emptied goes elsewhere: that one takes nothing any more, so the move would
+    /// never end.
+    fn redirects(&self, bucket: usize, old: usize, new: usize) -> bool {
+        let goes_there = self.buckets.get(&bucket).is_some_and(|targets| targets.iter().all(|target| *target == old));
+        self.table.up[new] && goes_there && self.is_free(new)
     }
 
     fn add(&mut self, bucket: usize, old: usize, new: usize) {
-        self.buckets.insert(bucket);
+        self.buckets.entry(bucket).or_default().insert(new);
         *self.drives.entry(old).or_default() += 1;
         *self.drives.entry(new).or_default() += 1;
     }

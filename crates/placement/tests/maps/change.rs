@@ -9,7 +9,7 @@ use weft_placement::{
     set_purpose, spare, with_ensemble,
 };
 use weft_wire::manager::Part;
-use weft_wire::map::{Delta, Map, Purpose, State};
+use weft_wire::map::{Bucket, Delta, Map, Purpose, State};
 use weft_wire::{BucketId, CoreId, DriveId, Epoch, Incarnation, NodeId};
 
 fn applied(map: &Map, delta: &Delta) -> Map {
@@ -83,11 +83,15 @@ fn bounded(before: &Map, map: &Map) {
     let mut busy: BTreeMap<DriveId, usize> = BTreeMap::new();
     let mut begun = BTreeSet::new();
     for (old, bucket) in before.buckets.iter().zip(&map.buckets) {
+        let mut targets = BTreeSet::new();
         for former in &bucket.former {
             let ends = [former.drive, bucket.members[usize::from(former.shard)]];
-            ends.iter().for_each(|drive| *busy.entry(*drive).or_default() += 1);
+            *busy.entry(ends[0]).or_default() += 1;
+            *busy.entry(ends[1]).or_default() += usize::from(targets.insert(former.shard));
             if !old.former.contains(former) && weft_placement::lives(map, former.drive) {
-                assert!(old.former.is_empty(), "{:?} before {:?}", old.former, bucket.former);
+                // But what goes on from a drive that is to be emptied, before it has arrived there.
+                let goes_on = old.former.iter().all(|old| old.shard == former.shard);
+                assert!(goes_on, "{:?} before {:?}", old.former, bucket.former);
                 begun.extend(ends);
             }
         }
@@ -457,4 +461,37 @@ fn nothing_is_drained_onto_nodes_that_are_away() {
     let drain = |map: &Map| set_purpose(map, Part::Node(NodeId(2)), Purpose::Leave);
     assert!(matches!(drain(&away), Err(Refusal::Leave { needed: 6, domains: 5, .. })), "{:?}", drain(&away));
     assert!(drain(&map).is_ok());
+}
+
+#[test]
+fn what_moves_to_a_node_that_is_drained_meanwhile_goes_elsewhere() {
+    // A leaving drive takes no shards, so nothing may wait for it.
+    let map = form(&uniform("4+2", 9, 1, 1)).unwrap();
+    let failed = applied(&map, &node_states(&map, &[(NodeId(1), State::Failed)].into()).unwrap());
+    let of_former = |map: &Map, node: NodeId| {
+        let buckets = map.buckets.iter();
+        let targets =
+            buckets.flat_map(|bucket| bucket.former.iter().map(|former| bucket.members[usize::from(former.shard)]));
+        targets.filter(|drive| map.drives[drive].node == node).count()
+    };
+    let target = map.nodes.keys().copied().find(|node| of_former(&failed, *node) > 0).unwrap();
+    let mut drained = applied(&failed, &set_purpose(&failed, Part::Node(target), Purpose::Leave).unwrap().unwrap());
+    for _ in 0..1000 {
+        if let Some(delta) = next_moves(&drained) {
+            drained = applied(&drained, &delta);
+        }
+        let takes = |bucket: &Bucket, shard: u8| {
+            let drive = &drained.drives[&bucket.members[usize::from(shard)]];
+            drained.nodes[&drive.node].purpose == Purpose::Serve
+        };
+        let arrived = drained.buckets.iter().enumerate().find_map(|(id, bucket)| {
+            let formers = bucket.former.iter().filter(|former| takes(bucket, former.shard));
+            let drives: Vec<DriveId> = formers.map(|former| former.drive).collect();
+            (!drives.is_empty()).then_some((BucketId(id as u32), drives))
+        });
+        let Some((id, drives)) = arrived else { break };
+        drained = applied(&drained, &moved(&drained, id, &drives).unwrap());
+    }
+    assert_eq!(moves(&drained), Moves::default());
+    assert_eq!(of_former(&drained, target), 0);
 }
