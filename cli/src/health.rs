@@ -2,10 +2,10 @@
 
 use crate::connection::CallError;
 use crate::gather::Gathered;
-use crate::overview::{IN_USE, Overview, SERVING};
+use crate::overview::{Overview, SERVING};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_wire::control::{ClusterStatus, NodeState, Status};
+use weft_wire::control::{ClusterStatus, DriveState, NodeState, Status};
 
 /// Numbers of buckets that are spelled out in one line.
 const BUCKETS_SHOWN: usize = 8;
@@ -239,7 +239,7 @@ fn judge_drives(overview: &mut Overview) {
     for drive in &overview.drives {
         let (node, path, state) = (&drive.node, &drive.state.path, &drive.state.state);
         let blank = overview.cluster.is_none() && state == "blank";
-        if state != IN_USE && !blank {
+        if state != DriveState::IN_USE && !blank {
             overview.problems.push(format!("drive {path} of {node}: {state}"));
         }
         if drive.state.errors > 0 {

@@ -9,7 +9,6 @@ use weft_wire::control::{
 };
 
 pub const SERVING: &str = "serving";
-pub const IN_USE: &str = "in use";
 
 #[derive(Debug, Serialize)]
 pub struct Overview {
@@ -108,11 +107,19 @@ pub struct Bucket {
 #[derive(Debug, Serialize)]
 pub struct Drive {
     pub node: String,
+    /// What the cluster's map says of it: `up`, `failed`, `draining`, `drained`, `joining`; none if it is in no map.
+    pub in_map: Option<String>,
     #[serde(flatten)]
     pub state: DriveState,
 }
 
 impl Drive {
+    /// The word of the table: the map's, if a drive that its node can use has another part than to serve.
+    pub fn word(&self) -> &str {
+        let in_map = self.in_map.as_deref().filter(|word| self.state.state == DriveState::IN_USE && *word != "up");
+        in_map.unwrap_or(&self.state.state)
+    }
+
     /// How much is in use, in percent of the zones.
     pub fn used_percent(&self) -> Option<u64> {
         let used = self.state.zones.saturating_sub(self.state.zones_free);
@@ -142,7 +149,7 @@ impl Overview {
             managers,
             nodes,
             buckets,
-            drives: drives(&gathered.nodes),
+            drives: drives(gathered),
             filesystems: newest.map(|cluster| cluster.filesystems.clone()).unwrap_or_default(),
             clients: newest.map_or(0, |cluster| cluster.clients),
             moves: newest.and_then(|cluster| moves(cluster, &gathered.nodes, &counters)),
@@ -254,12 +261,20 @@ fn managers(cluster: &ClusterStatus, nodes: &[Answered]) -> Managers {
     }
 }
 
-pub fn drives(nodes: &[Answered]) -> Vec<Drive> {
+/// The nodes' drives, as their nodes see them and as the map does.
+pub fn drives(gathered: &Gathered) -> Vec<Drive> {
+    let entries = newest(gathered).map(|cluster| cluster.drives.as_slice()).unwrap_or_default();
+    let in_map = |state: &DriveState| entries.iter().find(|entry| Some(entry.drive) == state.id);
+    let drive = |node: &str, state: &DriveState| Drive {
+        node: node.into(),
+        in_map: in_map(state).map(|entry| entry.state.clone()),
+        state: state.clone(),
+    };
     let of_node = |(answered, status): (&Answered, &Status)| {
         let name = name(answered);
-        status.drives.iter().map(move |state| Drive { node: name.clone(), state: state.clone() }).collect::<Vec<_>>()
+        status.drives.iter().map(|state| drive(&name, state)).collect::<Vec<_>>()
     };
-    statuses(nodes).flat_map(of_node).collect()
+    statuses(&gathered.nodes).flat_map(of_node).collect()
 }
 
 /// The time of the bucket that takes longest. `None`: nothing is left, or nothing is done yet to judge by.

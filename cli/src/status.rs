@@ -25,7 +25,7 @@ pub fn drives(access: &mut Access, output: Output, timeout: Duration) -> Result<
             crate::output::progress(&format!("the drives of {} are missing: {error}", entry.name));
         }
     }
-    let drives = crate::overview::drives(&gathered.nodes);
+    let drives = crate::overview::drives(&gathered);
     output.show(&drives, || drive_table(&drives))
 }
 
@@ -154,7 +154,7 @@ fn drive_table(drives: &[Drive]) -> String {
         table.row([
             or_dash(state.id),
             drive.node.clone(),
-            state.state.clone(),
+            drive.word().into(),
             size::show(state.capacity_bytes),
             drive.used_percent().map_or_else(|| "-".into(), |percent| format!("{percent} %")),
             size::show(state.ring_used_bytes),
@@ -241,6 +241,9 @@ mod tests {
         sample::map(&mut gathered, |cluster| cluster.drives[0].holds.former = 3);
         let shown = text(&Overview::new(&gathered));
         assert!(shown.contains("- drive9 of node1 is given up: 3 shards of it are to be made again"), "{shown}");
+        sample::map(&mut gathered, |cluster| cluster.drives[0].drive = weft_wire::DriveId(2));
+        let shown = text(&Overview::new(&gathered));
+        assert!(shown.contains("drive2  node2  failed  4 GiB"), "{shown}");
     }
 
     #[test]

@@ -88,6 +88,7 @@ fn cluster_tests(root: bool) -> String {
     };
     if !root {
         leave_out("cuts", "only root can drop packets");
+        leave_out("failing_drives", "only root can make block devices");
         leave_out("full_host_disk", "only root can mount a small disk");
     }
     filter

@@ -20,5 +20,5 @@ mod zones;
 
 pub use device::{Drive, DriveError};
 pub use formatted::{ConfigError, ConfigSlot, FormatError, FormatOptions, FormattedDrive, OpenError};
-pub use server::{DriveOptions, DriveServer};
+pub use server::{DriveOptions, DriveServer, Writes};
 pub use service::DriveService;

@@ -35,6 +35,13 @@ impl Default for DriveOptions {
     }
 }
 
+/// How many writes ended which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    pub done: u64,
+    pub failed: u64,
+}
+
 pub struct DriveServer {
     formatted: Rc<FormattedDrive>,
     ring: Rc<Ring>,
@@ -214,6 +221,12 @@ impl DriveServer {
         let tail = self.ring.read_tail(bucket, from, bytes_max).await.map_err(io)?;
         let reply = DriveReply::Tail { records: tail.records, unreadable: tail.unreadable, more: tail.more };
         Ok((reply, tail.payloads))
+    }
+
+    /// How writes of records and shards ended since the drive was opened.
+    pub fn writes(&self) -> Writes {
+        let (ring, zones) = (self.ring.counters(), self.zones.counters());
+        Writes { done: ring.groups_written + zones.writes, failed: ring.write_errors + zones.write_errors }
     }
 
     /// Capacity and use; of the ring also what one bucket's records take.

@@ -554,7 +554,7 @@ impl Node {
     fn drive_state(&self, drive: &NodeDrive) -> DriveState {
         let (id, state) = match &drive.found {
             Found::Blank => (None, "blank".to_owned()),
-            Found::Formatted(formatted) => (Some(formatted.id()), "in use".to_owned()),
+            Found::Formatted(formatted) => (Some(formatted.id()), DriveState::IN_USE.to_owned()),
             Found::Unusable(reason) => (None, reason.clone()),
         };
         let stat = id.and_then(|id| self.service.get(id)).map(|server| server.stat(Default::default()));

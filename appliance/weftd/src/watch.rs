@@ -4,18 +4,41 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-use weft_drive::DriveService;
+use weft_drive::{DriveService, Writes};
 use weft_manager::MapWatch;
 use weft_reactor::Handle;
 use weft_wire::map::State;
-use weft_wire::{BucketId, DriveId, NodeId};
+use weft_wire::{DriveId, NodeId};
 
 /// How often drives' counters are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looks in a row that find new errors: a single one may be a passing trouble, and is written again.
-const WORSE_LOOKS: u32 = 3;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Looks that find new errors, and between them none that finds writes without one: a single error may be a passing
+/// trouble, and is written again.
+const WORSE_LOOKS: u32 = 4;
 /// Looks until it is said again of a drive that the managers could not do without.
-const AGAIN_LOOKS: u32 = 30;
+const AGAIN_LOOKS: u32 = 120;
+
+/// A drive's writes as last seen, and how many looks found it worse.
+#[derive(Debug, Default)]
+struct Seen {
+    writes: Writes,
+    worse: u32,
+}
+
+impl Seen {
+    /// `None`: the node could not open it, so that it fails with every look. True: it is worse again, and often enough.
+    fn look(&mut self, writes: Option<Writes>) -> bool {
+        let now = writes.unwrap_or(Writes { failed: self.writes.failed + 1, ..self.writes });
+        let (failed, done) = (now.failed > self.writes.failed, now.done > self.writes.done);
+        match (failed, done) {
+            (true, _) => self.worse += 1,
+            (false, true) => self.worse = 0,
+            (false, false) => {}
+        }
+        self.writes = now;
+        failed && self.worse >= WORSE_LOOKS
+    }
+}
 
 /// Calls `report` for each drive of the node that fails, as long as the map doesn't know.
 pub(crate) async fn drives(
@@ -25,8 +48,7 @@ pub(crate) async fn drives(
     map: MapWatch,
     report: Rc<dyn Fn(DriveId)>,
 ) {
-    // Errors as last seen, and for how many looks in a row there have been more.
-    let mut seen: BTreeMap<DriveId, (u64, u32)> = BTreeMap::new();
+    let mut seen: BTreeMap<DriveId, Seen> = BTreeMap::new();
     loop {
         handle.sleep(LOOK_EVERY).await;
         let Some(newest) = map.get() else { continue };
@@ -34,12 +56,10 @@ pub(crate) async fn drives(
         for id in
             newest.drives.values().filter(|drive| drive.node == node && takes_part(drive.state)).map(|drive| drive.id)
         {
-            let (before, worse) = seen.entry(id).or_default();
-            // One that the node could not open fails with every look.
-            let errors = service.get(id).map_or(*before + 1, |server| server.stat(BucketId::default()).write_errors);
-            *worse = if errors > *before { *worse + 1 } else { 0 };
-            *before = errors;
-            if *worse >= WORSE_LOOKS && (*worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS) {
+            let writes = service.get(id).map(|server| server.writes());
+            let seen = seen.entry(id).or_default();
+            if seen.look(writes) && (seen.worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS) {
+                let errors = seen.writes.failed;
                 tracing::error!(
                     drive = %id,
                     errors,
@@ -48,5 +68,26 @@ pub(crate) async fn drives(
                 report(id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_go_on_are_told_from_passing_ones() {
+        let mut seen = Seen::default();
+        let mut look = |done, failed| seen.look(Some(Writes { done, failed }));
+        assert!(!look(10, 0));
+        // Nothing is written for a while: that is no sign of health.
+        assert!(!look(10, 1) && !look(10, 1) && !look(10, 3) && !look(10, 4));
+        assert!(look(10, 5) && look(10, 6));
+        assert!(!look(11, 6), "it can be written again");
+        assert!(!look(11, 7) && !look(12, 7) && !look(12, 8));
+        // A disk that is full takes some writes and refuses others.
+        assert!(!look(13, 9) && !look(14, 10) && look(15, 11));
+        let mut absent = Seen::default();
+        assert_eq!([(); 5].map(|()| absent.look(None)), [false, false, false, true, true]);
     }
 }

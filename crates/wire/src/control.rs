@@ -232,6 +232,11 @@ pub struct DriveState {
     pub errors: u64,
 }
 
+impl DriveState {
+    /// The state of a drive that serves.
+    pub const IN_USE: &str = "in use";
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BucketState {
     pub bucket: u32,

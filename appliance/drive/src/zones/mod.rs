@@ -50,6 +50,7 @@ pub struct Zones {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ZoneCounters {
+    pub writes: u64,
     pub read_errors: u64,
     pub write_errors: u64,
 }
@@ -229,10 +230,16 @@ impl Zones {
             zone.in_flight.retain(|flying| *flying != range);
         }
         self.write_ended.notify_all();
-        result.map_err(|error| {
-            self.count(|counters| counters.write_errors += 1);
-            failed(&error)
-        })
+        match result {
+            Ok(()) => {
+                self.count(|counters| counters.writes += 1);
+                Ok(())
+            }
+            Err(error) => {
+                self.count(|counters| counters.write_errors += 1);
+                Err(failed(&error))
+            }
+        }
     }
 
     /// Marks a range as written, if nothing of it was.
