@@ -23,6 +23,8 @@ pub struct FaultOptions {
     pub long: bool,
     /// More nodes than may fail go down at once: then nothing is answered wrongly, and all is there when they come back.
     pub beyond: bool,
+    /// Partitions are often between two nodes, which all others reach.
+    pub pairs: bool,
     /// Between two faults, on average.
     pub every: Duration,
 }
@@ -65,6 +67,8 @@ impl FaultOptions {
 const DOWN_MAX: Duration = Duration::from_secs(5);
 const DOWN_LONG_MAX: Duration = Duration::from_secs(40);
 const PARTITION_MAX: Duration = Duration::from_secs(3);
+/// Participants of a transaction ask for its outcome after a second.
+const PAIR_CUT_MIN: Duration = Duration::from_millis(1100);
 const SLOW_MAX: Duration = Duration::from_secs(5);
 /// What a slow drive needs more for each operation, at most.
 const DELAY_MAX: Duration = Duration::from_millis(50);
@@ -311,7 +315,23 @@ impl Faults {
         world.trace.note(if calm { "the network is calm" } else { "the network is rough" });
     }
 
+    /// Two nodes don't reach each other for longer than those who do wait for an answer: what concerns both stands still
+    /// half-way, and nobody is taken for dead.
+    fn cut_pair(&mut self, world: &mut World) {
+        let count = world.nodes.len() as u64;
+        let one = self.random.below(count);
+        let other = (one + 1 + self.random.below(count - 1)) % count;
+        let until = world.now() + between(&mut self.random, PAIR_CUT_MIN, PARTITION_MAX);
+        world.trace.note(&format!("nodes {one} and {other} don't reach each other"));
+        let (one, other) = (vec![node_addr(one as usize)], vec![node_addr(other as usize)]);
+        self.partitions.push((world.net.partition(one.clone(), other.clone()), until));
+        self.partitions.push((world.net.partition(other, one), until));
+    }
+
     fn partition(&mut self, world: &mut World) {
+        if self.options.pairs && !self.options.damages() && self.random.chance(0.5) {
+            return self.cut_pair(world);
+        }
         let nodes = (0..world.nodes.len()).map(node_addr);
         let clients = (0..world.clients.len()).map(client_addr);
         let all: Vec<SocketAddr> = nodes.chain(clients.clone()).collect();

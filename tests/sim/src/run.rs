@@ -194,6 +194,7 @@ fn draw(random: &mut Random) -> Drawn {
             client_deaths: random.chance(0.4),
             long,
             beyond,
+            pairs: false,
             every: Duration::from_millis(200 + random.below(2000)),
         },
         tunables,
@@ -214,12 +215,13 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     }
     let mut random = Random::new(world.random.next_u64());
     let mut drawn = draw(&mut random);
-    // Drawn apart, so that all else is as it was for a seed before there were pages.
+    // Drawn apart, so that all else is as it was for a seed before there were pages and pairs.
     let mut pages = Random::new(options.seed ^ PAGES_SALT);
     if pages.chance(0.6) {
         // Few names are many enough for several pages.
         drawn.tunables.lead.namespace.page_entries_max = 1 + pages.below(4);
     }
+    drawn.faults.pairs = pages.chance(0.4);
     world.trace.note(&format!("{:?} {:?} {:?}", drawn.workload, drawn.faults, drawn.drive));
     let plan = Plan::draw(options.seed).filter(|_| options.planted.is_none());
     let (more_nodes, drives) = plan.as_ref().map_or((0, 1), |plan| (plan.more_nodes, plan.drives));

@@ -20,6 +20,8 @@ pub fn format_options() -> FormatOptions {
 }
 
 pub fn media() -> MemMedia {
+    #[cfg(weft_mutants)]
+    weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     MemMedia::new(MemOptions {
         capacity_bytes: SMALLEST_BYTES,
         read_latency: Duration::from_micros(80),
