@@ -26,7 +26,10 @@ const MUTANTS: [(&str, Catch); 9] = [
     ("reappend", Catch::Seeds),
     ("reuse_location", Catch::Seeds),
     ("two_planners", Catch::Seeds),
-    ("abort_without_begin", Catch::Seeds),
+    (
+        "abort_without_begin",
+        Catch::Test { package: "weft-namespace", name: "who_asks_before_the_decision_waits_for_it" },
+    ),
 ];
 /// Which rule is broken.
 const CHOICE: &str = "WEFT_MUTANT";

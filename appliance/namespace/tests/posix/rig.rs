@@ -69,6 +69,8 @@ pub fn run<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Rig) -> F) {
 }
 
 pub fn run_with<F: Future<Output = ()>>(tunables: Tunables, seed: u64, test: impl FnOnce(Rig) -> F) {
+    #[cfg(weft_mutants)]
+    weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     let time = VirtualTime::new(seed);
     let handle = time.handle();
     time.block_on(async move {
@@ -269,6 +271,13 @@ impl Rig {
         for bucket in 0..BUCKETS {
             self.lead(BucketId(bucket)).await;
         }
+    }
+
+    /// What anyone sends in the next `moment` takes `latency`.
+    pub async fn slow_down(&self, latency: Duration, moment: Duration) {
+        self.0.network.set_latency(latency, latency);
+        self.0.handle.sleep(moment).await;
+        self.0.network.set_latency(Duration::from_micros(5), Duration::from_micros(20));
     }
 
     pub fn client(&self, id: u64) -> Client {

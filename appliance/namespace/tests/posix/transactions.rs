@@ -86,6 +86,35 @@ fn a_directory_is_made_near_when_its_bucket_is_away() {
     });
 }
 
+/// Messages of one moment take longer than a participant waits before it asks: what is undecided then is still done
+/// everywhere, or nowhere.
+#[test]
+fn who_asks_before_the_decision_waits_for_it() {
+    let asked = std::rc::Rc::new(std::cell::Cell::new(0));
+    for step in 0..48 {
+        let asked = std::rc::Rc::clone(&asked);
+        run(330, |rig| async move {
+            let client = rig.client(1);
+            let home = dir_in(&client, &rig, 1, "home").await;
+            let from = dir_in(&client, &rig, 3, "from").await;
+            let to = dir_in(&client, &rig, 2, "to").await;
+            let f = client.create(home, "f").await.unwrap();
+            assert_eq!(client.rename((home, "f"), (from, "f")).await, 0);
+            rig.take_trace();
+            let mover = client.clone();
+            let moving = rig.handle().spawn("rename", async move { mover.rename((from, "f"), (to, "f")).await });
+            rig.handle().sleep(Duration::from_micros(15 * step)).await;
+            rig.slow_down(Duration::from_millis(1400), Duration::from_micros(16)).await;
+            assert_eq!(moving.await.unwrap(), 0);
+            asked.set(asked.get() + bucket_named(&rig.take_trace(), "Ask").len());
+            assert_eq!(client.lookup(to, "f").await.unwrap(), f);
+            let names = check(&rig, &client).await;
+            assert_eq!(names.values().filter(|inode| **inode == f).count(), 1);
+        });
+    }
+    assert!(asked.get() > 0, "no moment was the one");
+}
+
 #[test]
 fn nobody_sees_one_half_before_the_other() {
     for seed in 310..314 {
