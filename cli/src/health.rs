@@ -2,7 +2,7 @@
 
 use crate::connection::CallError;
 use crate::gather::Gathered;
-use crate::overview::{Overview, SERVING};
+use crate::overview::{BLANK, Overview, SERVING};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_wire::control::{ClusterStatus, DriveState, NodeState, Status};
@@ -51,6 +51,7 @@ pub fn judge(overview: &mut Overview, gathered: &Gathered, cluster: Option<&Clus
         judge_filesystems(overview);
         if let Some(cluster) = cluster {
             judge_map_drives(overview, cluster);
+            judge_domains(overview, cluster);
         }
     }
     judge_drives(overview);
@@ -149,6 +150,20 @@ fn judge_map_drives(overview: &mut Overview, cluster: &ClusterStatus) {
     }
 }
 
+/// It goes on by itself when there are domains enough.
+fn judge_domains(overview: &mut Overview, cluster: &ClusterStatus) {
+    if cluster.folded > 0 {
+        overview.problems.push(format!(
+            "{} of {} buckets have two shards in one failure domain, as protection {} needs {} domains: bring nodes back or \
+             add one in another domain, and they are spread again",
+            cluster.folded,
+            cluster.buckets,
+            cluster.protection,
+            cluster.protection.shards()
+        ));
+    }
+}
+
 fn judge_managers(overview: &mut Overview) {
     let Some(managers) = &overview.managers else { return };
     if managers.leader.is_none() {
@@ -238,8 +253,13 @@ fn judge_filesystems(overview: &mut Overview) {
 fn judge_drives(overview: &mut Overview) {
     for drive in &overview.drives {
         let (node, path, state) = (&drive.node, &drive.state.path, &drive.state.state);
-        let blank = overview.cluster.is_none() && state == "blank";
-        if state != DriveState::IN_USE && !blank {
+        if state == BLANK {
+            if overview.cluster.is_some() {
+                overview
+                    .notes
+                    .push(format!("drive {path} of {node} is blank: `weft drive add {node} {path}` makes use of it"));
+            }
+        } else if state != DriveState::IN_USE {
             overview.problems.push(format!("drive {path} of {node}: {state}"));
         }
         if drive.state.errors > 0 {

@@ -9,6 +9,7 @@ use weft_wire::control::{
 };
 
 pub const SERVING: &str = "serving";
+pub const BLANK: &str = "blank";
 
 #[derive(Debug, Serialize)]
 pub struct Overview {
@@ -306,6 +307,7 @@ fn sum(buckets: &Buckets) -> BucketStats {
             (&mut sum.journal_bytes, stats.journal_bytes),
             (&mut sum.rebuild_bytes_done, stats.rebuild_bytes_done),
             (&mut sum.rebuild_bytes_left, stats.rebuild_bytes_left),
+            (&mut sum.rebuilt_bytes, stats.rebuilt_bytes),
             (&mut sum.rebuild_bytes_per_second, stats.rebuild_bytes_per_second),
             (&mut sum.hedged_reads, stats.hedged_reads),
             (&mut sum.lost_stripes, stats.lost_stripes),

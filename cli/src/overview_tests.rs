@@ -137,6 +137,15 @@ fn errors_are_notes() {
 }
 
 #[test]
+fn domains_that_ran_out_are_a_problem_and_blank_drives_a_note() {
+    let folded = overview(|gathered| crate::sample::map(gathered, |cluster| cluster.folded = 3));
+    unhealthy(&folded, "3 of 6 buckets have two shards in one failure domain, as protection 4+2 needs 6 domains");
+    let blank = overview(|gathered| at(gathered, 0).drives[0].state = "blank".into());
+    assert_eq!(blank.health, Health::Healthy);
+    assert!(blank.notes[0].contains("weft drive add node1"), "{:?}", blank.notes);
+}
+
+#[test]
 fn a_node_without_cluster_says_what_to_do() {
     let overview = overview(|gathered| {
         gathered.nodes.truncate(1);

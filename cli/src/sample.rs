@@ -91,6 +91,7 @@ fn cluster() -> ClusterStatus {
         drives: Vec::new(),
         moves_under_way: 0,
         moves_waiting: 0,
+        folded: 0,
         hot_spare: 0,
     }
 }

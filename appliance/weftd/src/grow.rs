@@ -8,7 +8,7 @@ use weft_manager::{Manager, Patience};
 use weft_wire::control::Answer;
 use weft_wire::manager::{ManagerReply, Proposal};
 use weft_wire::map::{Map, NewDrive, State};
-use weft_wire::{Incarnation, NodeId, Uuid};
+use weft_wire::{DriveId, Incarnation, NodeId, Uuid};
 
 /// How long a change that is committed may take to reach this node.
 const SHOW_MAX: Duration = Duration::from_secs(10);
@@ -62,6 +62,20 @@ impl Node {
         incarnation: Incarnation,
         path: &str,
     ) -> Result<String, String> {
+        if let Some(id) = self.formatted_at(path) {
+            let map = manager.map().ok_or("the node has no map yet")?;
+            return match map.drives.get(&id).map(|drive| drive.state) {
+                // An earlier order was interrupted.
+                Some(State::Joining) => {
+                    self.commit(manager, Proposal::DriveReady { node, incarnation, drive: id }).await?;
+                    Ok(format!("{path} is {id} from now on"))
+                }
+                Some(_) => Err(format!("{path} is {id} of the cluster already")),
+                None => Err(format!(
+                    "{path} was {id}, which was removed from the cluster: wipe the drive and start weftd again to add it anew"
+                )),
+            };
+        }
         let (device, uuid, capacity_bytes) = {
             let drives = self.drives.borrow();
             let known = drives.iter().find(|drive| drive.device.path == path);
@@ -73,9 +87,7 @@ impl Node {
                 ));
             };
             match &drive.found {
-                Found::Formatted(formatted) => {
-                    return Err(format!("{path} is {} of the cluster already", formatted.id()));
-                }
+                Found::Formatted(formatted) => return Err(format!("{path} is {}", formatted.id())),
                 Found::Unusable(reason) => return Err(format!("{path} can't be used: {reason}")),
                 Found::Blank => {}
             }
@@ -94,6 +106,11 @@ impl Node {
         self.note_formatted(uuid, Found::Formatted(formatted));
         self.commit(manager, Proposal::DriveReady { node, incarnation, drive: id }).await?;
         Ok(format!("{path} is {id} from now on"))
+    }
+
+    fn formatted_at(&self, path: &str) -> Option<DriveId> {
+        let drives = self.drives.borrow();
+        drives.iter().find(|drive| drive.device.path == path)?.id()
     }
 
     fn note_formatted(&self, uuid: Uuid, found: Found) {

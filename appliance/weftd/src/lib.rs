@@ -5,6 +5,7 @@
 pub mod config;
 pub mod control;
 pub mod drives;
+mod folds;
 mod grow;
 pub mod lead;
 mod moves;

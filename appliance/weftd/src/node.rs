@@ -2,6 +2,7 @@
 //! other drives, networks and clocks.
 
 use crate::drives::{self, Device, DriveStore, DrivesError, Found, NodeDrive};
+use crate::folds;
 use crate::lead::{LeadState, Leads, Propose, Tunables};
 use crate::passes::{PassOptions, Passes};
 use crate::report::{bucket_stats, cluster_status};
@@ -226,6 +227,7 @@ impl Node {
         };
         let watching = watch::drives(self.service.clone(), node, self.handle.clone(), manager.watch(), report);
         self.handle.spawn("watch drives", watching).detach();
+        self.watch_folds(node, &manager);
         let leads = Leads::start(
             core(node),
             incarnation,
@@ -248,6 +250,16 @@ impl Node {
                 NodeEnd::Removed
             }
         })
+    }
+
+    fn watch_folds(self: &Rc<Self>, node: NodeId, manager: &Manager) {
+        let told = Rc::downgrade(self);
+        let tell = move |level: &str, text: String| {
+            if let Some(node) = told.upgrade() {
+                node.event(level, text);
+            }
+        };
+        self.handle.spawn("watch folds", folds::watch(node, manager.watch(), tell)).detach();
     }
 
     fn start_passes(self: &Rc<Self>) {

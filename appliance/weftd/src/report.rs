@@ -99,6 +99,7 @@ pub(crate) fn cluster_status(map: &Map) -> ClusterStatus {
             .collect(),
         moves_under_way: moves.under_way,
         moves_waiting: moves.waiting,
+        folded: weft_placement::folded(map),
         hot_spare: map.hot_spare,
         filesystems: map
             .filesystems
@@ -134,6 +135,7 @@ pub(crate) fn bucket_stats(LeadStats { bucket: stats, page_splits }: LeadStats) 
         journal_bytes: stats.journal_bytes,
         stripes_by_missing: stats.stripes_by_missing,
         rebuild_bytes_done: stats.rebuild.bytes_done,
+        rebuilt_bytes: stats.rebuilt_bytes,
         rebuild_bytes_left: stats.rebuild.bytes_left,
         rebuild_bytes_per_second: stats.rebuild.bytes_per_second,
         slow_drives: stats.slow_drives,

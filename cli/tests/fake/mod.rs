@@ -340,6 +340,7 @@ impl Mind {
             drives: Vec::new(),
             moves_under_way: 0,
             moves_waiting: 0,
+            folded: 0,
             hot_spare: map.hot_spare,
         }
     }

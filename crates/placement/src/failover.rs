@@ -78,7 +78,12 @@ pub fn better_ensemble(map: &Map, id: BucketId) -> Option<Vec<DriveId>> {
     let from =
         newest.iter().copied().filter(|drive| Some(*drive) != own).max_by_key(|drive| filled(map, &load, *drive, 0))?;
     let others = bucket.members.iter().copied().filter(|drive| !newest.contains(drive) && is_well(map, bucket, *drive));
-    let to = others.min_by_key(|drive| filled(map, &load, *drive, 1))?;
+    // A domain never counts twice.
+    let elsewhere = |drive: &DriveId| {
+        let stay = newest.iter().filter(|other| **other != from);
+        stay.map(|other| domain_of(map, *other)).all(|domain| domain != domain_of(map, *drive))
+    };
+    let to = others.filter(elsewhere).min_by_key(|drive| filled(map, &load, *drive, 1))?;
     // Two journals of difference, or the drives would take turns.
     (filled(map, &load, to, 1) < filled(map, &load, from, 0) && load.get(&to) < load.get(&from))
         .then(|| newest.iter().map(|drive| if *drive == from { to } else { *drive }).collect())

@@ -304,8 +304,18 @@ impl DriveTable {
     }
 
     pub fn quotas(&self, buckets: u64, protection: Protection) -> Result<Vec<u64>, Refusal> {
-        quotas(&self.holders, self.domains, buckets, protection.shards() as u64)
+        quotas(&self.holders, self.domains, buckets, protection.shards() as u64, 1)
             .ok_or_else(|| Refusal::DomainsWithDrives { protection, domains: self.domains_with_weight() })
+    }
+
+    /// What each drive should hold now, and how many shards of a bucket a domain has: one, as long as there are enough
+    /// domains. `None`: there are too few drives for everything.
+    pub fn quotas_now(&self, buckets: u64, protection: Protection) -> Option<(Vec<u64>, usize)> {
+        let shards = protection.shards();
+        (1..=shards).find_map(|per_domain| {
+            let quota = quotas(&self.holders, self.domains, buckets, shards as u64, per_domain as u64)?;
+            Some((quota, per_domain))
+        })
     }
 
     pub fn domains_with_weight(&self) -> usize {

@@ -11,6 +11,7 @@
 mod change;
 mod ensembles;
 mod failover;
+mod fold;
 mod form;
 mod holds;
 mod leaders;
@@ -25,6 +26,7 @@ mod spare;
 
 pub use change::{add_drive, add_node, drive_ready, remove, set_purpose};
 pub use failover::{better_ensemble, drive_failed, is_well, lives, node_states, urgent, with_ensemble};
+pub use fold::folded;
 pub use form::{BUCKETS_PER_CORE_MIN, ZONES_PER_BUCKET_MIN, form};
 pub use holds::Holds;
 pub use leaders::{balance_leaders, set_leaders};

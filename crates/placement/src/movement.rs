@@ -10,10 +10,18 @@ pub(crate) struct Placement<'a> {
     pub quota: Vec<u64>,
     held: Vec<u64>,
     pairs: Pairs,
+    /// Shards of a bucket that a domain may have.
+    per_domain: usize,
 }
 
 impl<'a> Placement<'a> {
-    pub fn new(table: &'a DriveTable, members: Vec<Vec<usize>>, quota: Vec<u64>, shards: usize) -> Self {
+    /// `quota` and `per_domain` are [`DriveTable::quotas_now`]'s.
+    pub fn new(
+        table: &'a DriveTable,
+        members: Vec<Vec<usize>>,
+        (quota, per_domain): (Vec<u64>, usize),
+        shards: usize,
+    ) -> Self {
         let nodes = table.node_of.iter().map(|node| node + 1).max().unwrap_or(0);
         let mut load = vec![0; nodes];
         for (drive, quota) in quota.iter().enumerate() {
@@ -29,14 +37,31 @@ impl<'a> Placement<'a> {
                 }
             }
         }
-        Self { table, members, quota, held, pairs }
+        Self { table, members, quota, held, pairs, per_domain }
     }
 
-    /// Whether `new` may stand in for `old` in a bucket: another drive, no domain twice.
-    fn fits(&self, bucket: usize, old: usize, new: usize) -> bool {
+    /// Members beside `old` in the domain of `new`.
+    fn crowd(&self, bucket: usize, old: usize, new: usize) -> usize {
         let domain = self.table.holders[new].domain;
-        self.members[bucket].iter().all(|&other| other == old || self.table.holders[other].domain != domain)
-            && !self.members[bucket].contains(&new)
+        let others = self.members[bucket].iter().filter(|&&other| other != old);
+        others.filter(|&&other| self.table.holders[other].domain == domain).count()
+    }
+
+    /// Whether `new` may stand in for `old` in a bucket: another drive, no domain more often than it must be.
+    fn fits(&self, bucket: usize, old: usize, new: usize) -> bool {
+        self.crowd(bucket, old, new) < self.per_domain && !self.members[bucket].contains(&new)
+    }
+
+    /// A member that shares its domain with another, and the drive in a less crowded one that takes its place. Of several the
+    /// one on the fullest drive.
+    pub fn unfolding(&self, bucket: usize) -> Option<(usize, usize)> {
+        let excess = |drive: usize| self.held[drive] as i64 - self.quota[drive] as i64;
+        let crowded = self.members[bucket].iter().map(|&old| (old, self.crowd(bucket, old, old)));
+        let moves = crowded.filter(|(_, crowd)| *crowd > 0).filter_map(|(old, crowd)| {
+            let new = self.successor(bucket, old)?;
+            (self.crowd(bucket, old, new) < crowd).then_some((old, new))
+        });
+        moves.max_by_key(|&(old, _)| (excess(old), core::cmp::Reverse(old)))
     }
 
     /// How much worse the pairs get when `new` stands in for `old`.
@@ -67,12 +92,13 @@ impl<'a> Placement<'a> {
         self.held[new] += 1;
     }
 
-    /// The drive that takes `old`'s place in a bucket: the emptiest for its quota, then the one that evens the pairs.
+    /// The drive that takes `old`'s place in a bucket: in the least crowded domain, the emptiest for its quota, then the one that evens the pairs.
     pub fn successor(&self, bucket: usize, old: usize) -> Option<usize> {
         (0..self.quota.len()).filter(|&new| self.quota[new] > 0 && self.fits(bucket, old, new)).min_by(|&a, &b| {
             let fill = |drive: usize| (u128::from(self.held[drive] + 1) << 64) / u128::from(self.quota[drive]);
-            fill(a)
-                .cmp(&fill(b))
+            self.crowd(bucket, old, a)
+                .cmp(&self.crowd(bucket, old, b))
+                .then_with(|| fill(a).cmp(&fill(b)))
                 .then_with(|| self.pair_cost(bucket, old, a).total_cmp(&self.pair_cost(bucket, old, b)))
         })
     }
@@ -101,6 +127,7 @@ impl<'a> Placement<'a> {
     fn cheapest(&self, giver: usize, taker: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
         (0..self.members.len())
             .filter(|&bucket| self.members[bucket].contains(&giver) && may(bucket) && self.fits(bucket, giver, taker))
+            .filter(|&bucket| self.crowd(bucket, giver, taker) <= self.crowd(bucket, giver, giver))
             .min_by(|&a, &b| self.pair_cost(a, giver, taker).total_cmp(&self.pair_cost(b, giver, taker)))
     }
 }

@@ -36,7 +36,7 @@ pub fn next_moves(map: &Map) -> Option<Delta> {
 pub fn moves(map: &Map) -> Moves {
     let table = DriveTable::new(&map.nodes, &map.drives);
     let under_way = map.buckets.iter().map(|bucket| bucket.former.len() as u64).sum();
-    let Ok(quota) = table.quotas(map.buckets.len() as u64, map.protection) else {
+    let Some((quota, _)) = table.quotas_now(map.buckets.len() as u64, map.protection) else {
         return Moves { under_way, waiting: 0 };
     };
     let mut held = vec![0u64; quota.len()];
@@ -54,11 +54,11 @@ pub fn moved(map: &Map, id: BucketId, drives: &[DriveId]) -> Option<Delta> {
         .then(|| Delta { version: MapVersion(map.version.0 + 1), changes: vec![Change::Bucket(id, bucket)] })
 }
 
-/// Gives the shards of drives that are given up to others, as far as there are domains for them; the rest stays.
+/// Gives the shards of drives that are given up to others, as far as there are drives for them; the rest stays.
 pub(crate) fn give_up(next: &mut Map) {
     let table = DriveTable::new(&next.nodes, &next.drives);
     let shards = next.protection.shards();
-    let Ok(quota) = table.quotas(next.buckets.len() as u64, next.protection) else { return };
+    let Some(quota) = table.quotas_now(next.buckets.len() as u64, next.protection) else { return };
     let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
     for bucket in 0..placement.members.len() {
         let leaving: Vec<usize> =
@@ -72,11 +72,11 @@ pub(crate) fn give_up(next: &mut Map) {
     set_members(next, &table, &placement);
 }
 
-/// Drives that should hold nothing first, then those above their quota. No bucket moves twice at a time.
+/// Drives that should hold nothing first, then domains with two shards of a bucket, then drives above their quota. No bucket moves twice at a time.
 fn move_some(next: &mut Map) {
     let table = DriveTable::new(&next.nodes, &next.drives);
     let shards = next.protection.shards();
-    let Ok(quota) = table.quotas(next.buckets.len() as u64, next.protection) else { return };
+    let Some(quota) = table.quotas_now(next.buckets.len() as u64, next.protection) else { return };
     let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
     let mut busy = Busy::new(next, &table);
     for bucket in 0..placement.members.len() {
@@ -88,6 +88,14 @@ fn move_some(next: &mut Map) {
             (busy.takes(bucket, old, new) || busy.redirects(bucket, old, new)).then_some((old, new))
         });
         if let Some((old, new)) = goes {
+            placement.replace(bucket, old, new);
+            busy.add(bucket, old, new);
+        }
+    }
+    for bucket in 0..placement.members.len() {
+        if let Some((old, new)) = placement.unfolding(bucket)
+            && busy.takes(bucket, old, new)
+        {
             placement.replace(bucket, old, new);
             busy.add(bucket, old, new);
         }

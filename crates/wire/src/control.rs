@@ -165,6 +165,9 @@ pub struct ClusterStatus {
     pub moves_under_way: u64,
     #[serde(default)]
     pub moves_waiting: u64,
+    /// Buckets that have two shards in one domain, because there were too few domains.
+    #[serde(default)]
+    pub folded: usize,
     /// So many nodes' capacity is kept free.
     #[serde(default)]
     pub hot_spare: u16,
@@ -278,6 +281,9 @@ pub struct BucketStats {
     /// What there is a place for.
     #[serde(default)]
     pub rebuild_bytes_left: u64,
+    /// Written since the bucket was opened because shards were lacking or moved.
+    #[serde(default)]
+    pub rebuilt_bytes: u64,
     #[serde(default)]
     pub rebuild_bytes_per_second: u64,
     /// Drives that answer much later than others do.

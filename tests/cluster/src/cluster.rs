@@ -95,6 +95,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// A node that does not run gets blank drives, and takes its own place again.
+    pub fn replace(&mut self, number: usize) -> Result<()> {
+        let node = self.nodes.iter_mut().find(|node| node.number == number).context("no such node")?;
+        std::fs::remove_file(node.drive())?;
+        node.start(&self.programs)?;
+        node.wait_ready(READY_DEADLINE)?;
+        let socket = node.socket().to_string_lossy().into_owned();
+        self.weft(&["node", "add", &socket, "--replace"])?;
+        Ok(())
+    }
+
     /// Runs `weft` against the first node that runs, and returns what it printed.
     pub fn weft<A: AsRef<std::ffi::OsStr>>(&self, arguments: &[A]) -> Result<String> {
         let node = self.nodes.iter().find(|node| node.supervisor().is_some()).context("no node runs")?;

@@ -11,6 +11,7 @@ pub mod blows;
 pub mod cluster;
 pub mod cut;
 pub mod fsync;
+pub mod health;
 pub mod layout;
 pub mod load;
 pub mod many;

@@ -55,6 +55,12 @@ impl Node {
         self.directory.join(format!("node{}.drive", self.number))
     }
 
+    /// Names another drive in the node's configuration, beside its first; the daemon sees it when it starts.
+    pub fn configure_drive(&self, file: &str, bytes: u64) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), format!("{text}\n[[drives]]\npath = \"{file}\"\nsize_bytes = {bytes}\n"))?)
+    }
+
     pub fn log(&self) -> PathBuf {
         self.directory.join("weftd.log")
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_placement::{
     FormRequest, Holds, Moves, NewNode, Refusal, add_drive, add_node, balance_leaders, better_ensemble, drive_failed,
-    drive_ready, form, hot_spare, moved, moves, next_managers, next_moves, node_states, remove, set_leaders,
+    drive_ready, folded, form, hot_spare, moved, moves, next_managers, next_moves, node_states, remove, set_leaders,
     set_purpose, spare, with_ensemble,
 };
 use weft_wire::manager::Part;
@@ -494,4 +494,65 @@ fn what_moves_to_a_node_that_is_drained_meanwhile_goes_elsewhere() {
     }
     assert_eq!(moves(&drained), Moves::default());
     assert_eq!(of_former(&drained, target), 0);
+}
+
+/// Everything is made again as far as there are drives, and on no drive twice.
+fn check_folded(map: &Map, per_domain: usize) {
+    for bucket in &map.buckets {
+        let drives: BTreeSet<DriveId> = bucket.members.iter().copied().collect();
+        assert_eq!(drives.len(), bucket.members.len(), "a drive holds two shards of a bucket");
+        let mut domains: BTreeMap<_, usize> = BTreeMap::new();
+        drives.iter().for_each(|drive| *domains.entry(domain(map, *drive)).or_default() += 1);
+        assert!(domains.values().all(|count| *count <= per_domain), "{domains:?}");
+        let journal: BTreeSet<_> = bucket.ensembles[0].drives.iter().map(|drive| domain(map, *drive)).collect();
+        assert_eq!(journal.len(), bucket.ensembles[0].drives.len(), "a domain holds a journal twice");
+    }
+}
+
+#[test]
+fn domains_that_run_out_are_folded_and_unfolded() {
+    for gone in [vec![NodeId(3)], vec![NodeId(1), NodeId(5)]] {
+        let map = form(&uniform("4+2", 6, 1, 2)).unwrap();
+        assert_eq!(folded(&map), 0);
+        let states = |state: State| gone.iter().map(|node| (*node, state)).collect();
+        let failed = applied(&map, &node_states(&map, &states(State::Failed)).unwrap());
+        let held: u64 = gone.iter().map(|node| Holds::of(&map, Part::Node(*node)).shards).sum();
+        assert_eq!(differences(&map, &failed), held, "only what was lost is made again");
+        let mut rest = failed.clone();
+        while let Some(id) = rest.buckets.iter().position(|bucket| !bucket.former.is_empty()) {
+            let former: Vec<DriveId> = rest.buckets[id].former.iter().map(|former| former.drive).collect();
+            rest = applied(&rest, &moved(&rest, BucketId(id as u32), &former).unwrap());
+            if let Some(delta) = next_moves(&rest) {
+                rest = applied(&rest, &delta);
+            }
+        }
+        for node in &gone {
+            assert_eq!(Holds::of(&rest, Part::Node(*node)).shards, 0);
+        }
+        check_folded(&rest, 2);
+        assert_eq!(folded(&rest), rest.buckets.len());
+        assert_eq!(moves(&rest), Moves::default());
+        assert!(fill(&rest) <= 1.05, "{}", fill(&rest));
+        // They are back, or another one is there: nobody has to say so.
+        let mut back = rest.clone();
+        for node in &gone {
+            back = started(&back, *node);
+        }
+        let (back, _) = settled(&back);
+        check(&back);
+        assert_eq!(folded(&back), 0);
+        assert!(fill(&back) <= 1.05, "{}", fill(&back));
+        if gone.len() == 1 {
+            let (other, _) = settled(&grown(&rest, &node(9, 1, &[2048, 2048])));
+            check(&other);
+            assert_eq!(folded(&other), 0);
+        }
+    }
+}
+
+#[test]
+fn without_drives_to_fold_onto_shards_stay_where_they_are() {
+    let map = form(&uniform("4+2", 6, 1, 1)).unwrap();
+    let failed = applied(&map, &node_states(&map, &[(NodeId(3), State::Failed)].into()).unwrap());
+    assert_eq!((differences(&map, &failed), folded(&failed)), (0, 0));
 }
