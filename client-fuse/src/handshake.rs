@@ -5,7 +5,8 @@ use crate::mount::MountError;
 
 /// Of one write or read.
 pub(crate) const IO_BYTES_MAX: u32 = 1 << 20;
-const IO_PAGES_MAX: u16 = (IO_BYTES_MAX / 4096) as u16;
+/// A program's buffer seldom begins with a page: then a transfer of full length touches one page more, and would be two.
+pub(crate) const IO_PAGES_MAX: u16 = (IO_BYTES_MAX / 4096) as u16 + 1;
 
 /// Requests for which nobody waits (read-ahead, asynchronous direct I/O, releases) that the kernel has under way at once.
 const BACKGROUND_MAX: u16 = 256;
@@ -101,7 +102,7 @@ mod tests {
     fn only_what_is_offered_is_taken() -> Result<(), MountError> {
         let out = negotiate(&offer(38, NEEDED | init::DO_READDIRPLUS | 1 << 50), ReaddirPlus::Off, Locks::Kernel)?;
         assert_eq!(u64::from(out.flags), NEEDED);
-        assert_eq!((out.minor, out.flags2, out.max_pages, out.max_readahead), (38, 0, 256, 1 << 20));
+        assert_eq!((out.minor, out.flags2, out.max_pages, out.max_readahead), (38, 0, 257, 1 << 20));
         let out = negotiate(&offer(60, u64::MAX), ReaddirPlus::Auto, Locks::Filesystem)?;
         assert_eq!(out.minor, abi::MINOR);
         assert_ne!(u64::from(out.flags) & init::DO_READDIRPLUS, 0);

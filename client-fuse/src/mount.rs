@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "statx has no safe wrapper")]
 
 use crate::channel::Channel;
+use crate::handshake::IO_PAGES_MAX;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use std::ffi::CString;
@@ -28,6 +29,18 @@ pub enum MountError {
     KernelTooOld { major: u32, minor: u32 },
     #[error("the kernel's first message on {mountpoint} made no sense: {errno}")]
     Handshake { mountpoint: PathBuf, errno: Errno },
+}
+
+/// Where the kernel says how many pages a message of any FUSE filesystem may at most have (Linux 6.13 and newer).
+const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
+
+/// Raises the kernel's limit for all that mount from now on to what we ask for: each asks for its own, so it changes nothing
+/// for others. Where that can't be, a large transfer from a buffer that doesn't begin with a page takes two messages.
+pub(crate) fn raise_pages_limit() {
+    let limit = std::fs::read_to_string(PAGES_LIMIT).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    if limit.is_some_and(|limit| limit < IO_PAGES_MAX) {
+        let _ = std::fs::write(PAGES_LIMIT, IO_PAGES_MAX.to_string());
+    }
 }
 
 /// Mounts a channel on a directory. The kernel checks permissions, for all users alike.

@@ -118,6 +118,7 @@ impl Session {
             Errno::EACCES | Errno::EPERM => MountError::NotRoot { mountpoint: absolute.clone() },
             errno => MountError::Device { errno },
         })?;
+        mount::raise_pages_limit();
         mount::mount(&channel, &options.source, &absolute, options.flags, handshake::IO_BYTES_MAX)?;
         let mount_id = MountId::at(&absolute);
         let session = Self { channel: Some(Arc::new(channel)), mountpoint: absolute, mount_id, options };
