@@ -23,6 +23,11 @@ pub trait Drive {
     /// Makes everything durable that was complete when it was called.
     fn flush(&self) -> Pending<Result<(), DriveError>>;
 
+    /// Room is found when something is first written there, which makes that write a dear one: a sparse file.
+    fn is_sparse(&self) -> bool {
+        false
+    }
+
     /// The content isn't needed any more: it may read as anything from now on. A hint; drives may ignore it.
     fn discard(&self, offset: u64, len: u64) -> Pending<Result<(), DriveError>>;
 }

@@ -18,6 +18,8 @@ use weft_wire::{DriveId, NodeId, Uuid};
 
 /// How much at either end must be zero for a drive to count as blank.
 const BLANK_BYTES: usize = 64 << 10;
+/// Of one write that fills.
+const FILL_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
 pub struct FormatOptions {
@@ -319,8 +321,15 @@ async fn write_empty_regions(drive: &dyn Drive, superblock: &Superblock, zeros: 
             writes.push(drive.write(geometry.config_copy_offset(slot, copy), vec![zeros.clone()]));
         }
     }
+    // Each group of records is made durable by itself. In a sparse file that would be a change to the host's filesystem
+    // each time, so its journal ring is written once as a whole.
+    let empty_bytes = if drive.is_sparse() { geometry.segment_bytes } else { BLOCK_BYTES as u64 };
+    let empty = AlignedBuf::with_len(empty_bytes.min(FILL_BYTES) as usize).freeze();
     for serial in 0..u64::from(geometry.segments) {
-        writes.push(drive.write(geometry.segment_offset(serial), vec![zeros.clone()]));
+        for at in (0..empty_bytes).step_by(empty.len()) {
+            let piece = empty.slice(..empty.len().min((empty_bytes - at) as usize));
+            writes.push(drive.write(geometry.segment_offset(serial) + at, vec![piece]));
+        }
     }
     for index in 0..geometry.zone_table_blocks {
         let first = index * crate::format::geometry::ZONES_PER_TABLE_BLOCK;

@@ -101,6 +101,10 @@ impl Drive for VolatileCache {
         self.shared.inner.capacity_bytes()
     }
 
+    fn is_sparse(&self) -> bool {
+        self.shared.inner.is_sparse()
+    }
+
     fn read(&self, offset: u64, len: usize) -> Pending<Result<Bytes, DriveError>> {
         let range = offset / BLOCK..offset.saturating_add(len as u64) / BLOCK;
         let held: Vec<(u64, Bytes)> = {

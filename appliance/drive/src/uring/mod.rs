@@ -120,6 +120,10 @@ impl Drive for UringDrive {
         self.capacity_bytes
     }
 
+    fn is_sparse(&self) -> bool {
+        !self.queue.borrow().is_block_device()
+    }
+
     fn read(&self, offset: u64, len: usize) -> Pending<Result<Bytes, DriveError>> {
         match check_range(self.capacity_bytes, offset, len as u64) {
             Err(error) => Pending::ready(Err(error)),

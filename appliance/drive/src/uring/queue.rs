@@ -6,11 +6,10 @@ use crate::device::{DriveError, Operation};
 use bytes::Bytes;
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::fcntl::Flock;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use weft_reactor::AlignedBuf;
 use weft_reactor::sync::Completer;
 use weft_wire::limits::BLOCK_BYTES;
@@ -19,9 +18,6 @@ use weft_wire::limits::BLOCK_BYTES;
 const IN_FLIGHT_MAX: usize = 256;
 /// Operations that wait; more are refused. Callers bound themselves far below.
 const WAITING_MAX: usize = 1 << 16;
-/// Sleeps that end without a completion until the event is read all the same. The kernel shows a completion first and makes
-/// the event readable then: an event that becomes so behind our read would end each sleep until the next completion.
-const SLEEPS_IN_VAIN_MAX: u8 = 8;
 /// One read or write of the kernel's is never longer.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
@@ -95,37 +91,32 @@ pub struct Queue {
     ring: IoUring,
     file: Flock<File>,
     is_block_device: bool,
-    event: EventFd,
     /// By the number that the kernel returns. A job stays where it is, and its memory with it, until it is returned.
     in_flight: Vec<Option<Box<Job>>>,
     free: Vec<usize>,
     waiting: VecDeque<Box<Job>>,
-    /// Something completed since the event was read: it may be readable.
-    event_is_old: bool,
-    /// Since the event was read or something completed.
-    sleeps_in_vain: u8,
 }
 
 impl Queue {
     pub fn new(file: Flock<File>, is_block_device: bool) -> io::Result<Self> {
         let ring = IoUring::builder().setup_clamp().build(IN_FLIGHT_MAX as u32)?;
-        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        ring.submitter().register_eventfd(event.as_fd().as_raw_fd())?;
         Ok(Self {
             ring,
             file,
             is_block_device,
-            event,
             in_flight: (0..IN_FLIGHT_MAX).map(|_| None).collect(),
             free: (0..IN_FLIGHT_MAX).rev().collect(),
             waiting: VecDeque::new(),
-            event_is_old: false,
-            sleeps_in_vain: 0,
         })
     }
 
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
+    /// Readable while there are completions.
     pub fn wait_fd(&self) -> RawFd {
-        self.event.as_fd().as_raw_fd()
+        self.ring.as_raw_fd()
     }
 
     pub fn push(&mut self, job: Job) {
@@ -150,16 +141,10 @@ impl Queue {
         ended
     }
 
-    /// Before the core sleeps: from now on a completion makes the descriptor readable. `true` if one is there already.
+    /// Before the core sleeps. `true` if there is something to do already.
     pub fn arm(&mut self) -> bool {
         self.fill();
         self.submit();
-        self.sleeps_in_vain += 1;
-        if self.event_is_old || self.sleeps_in_vain >= SLEEPS_IN_VAIN_MAX {
-            (self.event_is_old, self.sleeps_in_vain) = (false, 0);
-            // Fails only when it wasn't readable.
-            let _ = self.event.read();
-        }
         self.ring.completion().sync();
         !self.ring.completion().is_empty() || !self.ring.submission().is_empty()
     }
@@ -224,7 +209,6 @@ impl Queue {
             let slot = entry.user_data() as usize;
             let Some(job) = self.in_flight.get_mut(slot).and_then(Option::take) else { continue };
             self.free.push(slot);
-            (self.event_is_old, self.sleeps_in_vain) = (true, 0);
             ended += 1;
             if let Some(rest) = finish(*job, entry.result()) {
                 self.waiting.push_front(Box::new(rest));
