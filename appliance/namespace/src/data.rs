@@ -64,10 +64,22 @@ impl Namespace {
         Ok(offset..end)
     }
 
-    pub(crate) async fn read(&self, call: &Call, number: InodeId, offset: u64, len_bytes: u32) -> Outcome {
+    pub(crate) async fn read(
+        &self,
+        call: &Call,
+        number: InodeId,
+        offset: u64,
+        len_bytes: u32,
+        cut_generation: Option<u64>,
+    ) -> Outcome {
         let asked = Self::check_range(offset, u64::from(len_bytes))?;
         if asked.start >= SLAB_BYTES {
-            return Ok((FsReply::Data, self.read_range(call, number, &asked).await?));
+            let data = self.read_range(call, number, &asked).await?;
+            if let Some(generation) = cut_generation {
+                // Afterwards: a cut that comes while the blocks are read may have taken some of them.
+                self.check_cut(call, number, generation).await?;
+            }
+            return Ok((FsReply::Data, data));
         }
         for _ in 0..LOOKS_MAX {
             if let Some(data) = self.look(call, number, &asked).await? {
@@ -169,7 +181,8 @@ impl Namespace {
         Ok(inode)
     }
 
-    /// A writer that hasn't heard of the newest cut would bring back what it removed.
+    /// A writer that hasn't heard of the newest cut would bring back what it removed, a reader take for zeros what is
+    /// beyond the end.
     async fn check_cut(&self, call: &Call, number: InodeId, generation: u64) -> Result<(), FsError> {
         let newest = self.newest_cut(call.fs, number).await?.generation;
         if generation < newest { Err(FsError::Cut { generation: newest }) } else { Ok(()) }

@@ -212,7 +212,9 @@ impl Namespace {
             }
             FsOp::ListXattr { inode } => self.list_xattr(call, inode).await,
             FsOp::RemoveXattr { inode, name } => self.remove_xattr(call, inode, &name).await,
-            FsOp::Read { inode, offset, len_bytes } => self.read(call, inode, offset, len_bytes).await,
+            FsOp::Read { inode, offset, len_bytes, cut_generation } => {
+                self.read(call, inode, offset, len_bytes, cut_generation).await
+            }
             FsOp::Write { inode, offset, cut_generation, kill_setid } => {
                 self.write(call, inode, offset, cut_generation, kill_setid, body).await
             }

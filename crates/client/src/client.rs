@@ -1,6 +1,7 @@
 //! A client of one filesystem: what it knows, and the operations on names and inodes.
 
 use crate::connect::{self, ConnectError, ConnectOptions, propose};
+use crate::data::Heard;
 use crate::errno::Errno;
 use crate::follow::Follower;
 use crate::opens::{OpenMode, Opens};
@@ -40,8 +41,8 @@ pub struct Client {
     fenced: Cell<bool>,
     windows: RefCell<BTreeMap<BucketId, Rc<Window>>>,
     pub(crate) opens: Opens,
-    /// Cut generations of files as last heard, and when. A server that knows a newer one says so.
-    pub(crate) generations: RefCell<BTreeMap<InodeId, (u64, Instant)>>,
+    /// What was heard of files beyond one slab. A server that knows a newer cut generation says so.
+    pub(crate) generations: RefCell<BTreeMap<InodeId, Heard>>,
     /// Where the names of directories with several pages are.
     pub(crate) pages: RefCell<KnownPages>,
     pub(crate) statfs: Cell<Option<(Instant, Space)>>,

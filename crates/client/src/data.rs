@@ -6,7 +6,7 @@
 
 use crate::client::{Client, unexpected};
 use crate::errno::Errno;
-use crate::request::Failure;
+use crate::request::{Effect, Failure};
 use crate::tunables::{
     AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATION_AGE_MAX, GENERATION_USED_MAX, GENERATIONS_MAX, PARALLEL_MAX,
     PUNCH_SLABS_MAX, SLABS_ASKED_MAX,
@@ -41,6 +41,24 @@ fn push_zeros(parts: &mut Vec<Bytes>, mut len: usize) {
     }
 }
 
+/// Bytes that were read, and zeros for those up to `wanted` that were never written.
+fn push_padded(parts: &mut Vec<Bytes>, data: Bytes, wanted: usize) {
+    let there = data.len().min(wanted);
+    parts.push(data.slice(..there));
+    push_zeros(parts, wanted - there);
+}
+
+/// What was heard of a file's contents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    generation: u64,
+    at: Instant,
+    /// The largest size under that generation. A file shrinks by cuts alone.
+    reached: u64,
+    /// A size under that generation, and when the inode's leader was asked for it.
+    size: Option<(u64, Instant)>,
+}
+
 impl Client {
     /// Where the slab with this byte is.
     fn slab_at(&self, inode: InodeId, offset: u64) -> Position {
@@ -62,19 +80,44 @@ impl Client {
         if generations.len() >= GENERATIONS_MAX && !generations.contains_key(&attr.inode) {
             generations.clear();
         }
-        let heard = (attr.cut_generation, self.handle.now());
-        let known = generations.entry(attr.inode).or_insert(heard);
-        *known = heard.max(*known);
+        let (generation, at) = (attr.cut_generation, self.handle.now());
+        let first = Heard { generation, at, reached: 0, size: None };
+        let known = generations.entry(attr.inode).or_insert(first);
+        if generation > known.generation {
+            *known = first;
+        }
+        if generation == known.generation {
+            known.at = known.at.max(at);
+            known.reached = known.reached.max(attr.size_bytes);
+        }
+    }
+
+    /// The leader was asked at `asked_at` and told a size. (What comes with a change may be long past: a request that is made
+    /// again gets the answer of the first time.)
+    fn learn_size(&self, attr: &Attr, asked_at: Instant) {
+        if let Some(heard) = self.generations.borrow_mut().get_mut(&attr.inode)
+            && heard.generation == attr.cut_generation
+        {
+            heard.size = Some((attr.size_bytes, asked_at));
+        }
     }
 
     /// The file's cut generation, and when that was so.
     async fn generation(&self, inode: InodeId) -> Result<(u64, Instant), Errno> {
         let now = self.handle.now();
         let known = self.generations.borrow().get(&inode).copied();
-        match known.filter(|(_, at)| now.since(*at) < GENERATION_AGE_MAX) {
-            Some(known) => Ok(known),
+        match known.filter(|heard| now.since(heard.at) < GENERATION_AGE_MAX) {
+            Some(heard) => Ok((heard.generation, heard.at)),
             None => Ok((self.getattr(inode).await?.cut_generation, now)),
         }
+    }
+
+    /// The generation under which the file was at least so long, by what its leader was asked, and when that was.
+    fn reaches(&self, inode: InodeId, end: u64) -> Option<(u64, Instant)> {
+        let heard = self.generations.borrow().get(&inode).copied()?;
+        let (size, asked_at) = heard.size?;
+        let recent = self.handle.now().since(asked_at) < GENERATION_AGE_MAX;
+        (end <= size && recent).then_some((heard.generation, asked_at))
     }
 
     /// Up to `len` bytes; fewer only where the file ends.
@@ -84,32 +127,59 @@ impl Client {
             return Ok(Vec::new());
         }
         if end <= SLAB_BYTES {
-            return Ok(vec![self.read_slab(inode, offset..end).await?]);
+            return Ok(vec![self.read_slab(inode, offset..end, None).await?]);
+        }
+        if offset >= SLAB_BYTES
+            && let Some(parts) = self.read_within(inode, offset..end).await?
+        {
+            return Ok(parts);
         }
         // The size is asked along with the data: what was written before this read began is in both answers.
-        let reads = join_all(pieces(offset..end).map(|piece| self.read_slab(inode, piece)));
+        let asked_at = self.handle.now();
+        let reads = join_all(pieces(offset..end).map(|piece| self.read_slab(inode, piece, None)));
         let (attr, found) = join(self.getattr(inode), reads).await;
-        let size = attr?.size_bytes;
+        let attr = attr?;
+        self.learn_size(&attr, asked_at);
+        let size = attr.size_bytes;
         let mut parts = Vec::with_capacity(found.len());
         for (piece, data) in pieces(offset..end).zip(found) {
             if piece.start >= size {
                 break;
             }
-            let wanted = (piece.end.min(size) - piece.start) as usize;
-            let data = data?;
-            let there = data.len().min(wanted);
-            parts.push(data.slice(..there));
-            push_zeros(&mut parts, wanted - there);
+            push_padded(&mut parts, data?, (piece.end.min(size) - piece.start) as usize);
         }
         Ok(parts)
     }
 
-    async fn read_slab(&self, inode: InodeId, piece: Range<u64>) -> Result<Bytes, Errno> {
+    /// Reads what lies before the file's end by all that is known; its inode needn't be asked. `None`: that isn't known, or a
+    /// slab has seen a newer cut.
+    async fn read_within(&self, inode: InodeId, range: Range<u64>) -> Result<Option<Vec<Bytes>>, Errno> {
+        let Some((generation, asked_at)) = self.reaches(inode, range.end) else { return Ok(None) };
+        let reads = join_all(pieces(range.clone()).map(|piece| self.read_slab(inode, piece, Some(generation)))).await;
+        let mut parts = Vec::with_capacity(reads.len());
+        for (piece, data) in pieces(range).zip(reads) {
+            match data {
+                Ok(data) => push_padded(&mut parts, data, (piece.end - piece.start) as usize),
+                Err(Failure::Cut { .. }) => return Ok(None),
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        // After a long time the slabs may have forgotten a cut that they would have refused this for.
+        let recent = self.handle.now().since(asked_at) < GENERATION_USED_MAX;
+        Ok(recent.then_some(parts))
+    }
+
+    async fn read_slab(
+        &self,
+        inode: InodeId,
+        piece: Range<u64>,
+        cut_generation: Option<u64>,
+    ) -> Result<Bytes, Failure> {
         let len_bytes = (piece.end - piece.start) as u32;
-        let op = FsOp::Read { inode, offset: piece.start, len_bytes };
-        match self.ask(self.slab_at(inode, piece.start), op).await? {
+        let op = FsOp::Read { inode, offset: piece.start, len_bytes, cut_generation };
+        match self.send(self.slab_at(inode, piece.start), op, Bytes::new(), Effect::None).await? {
             (FsReply::Data, data) if data.len() <= len_bytes as usize => Ok(data),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(&other).into()),
         }
     }
 
@@ -140,10 +210,11 @@ impl Client {
                     }
                 }
             });
+            let (outcomes, told) = join(join_all(writes), self.publish_beside(inode, offset..end, kill_setid)).await;
             let mut stands = offset;
             let mut failed = None;
             let mut written: BTreeMap<u64, Range<u64>> = BTreeMap::new();
-            for (piece, outcome) in pieces(offset..end).zip(join_all(writes).await) {
+            for (piece, outcome) in pieces(offset..end).zip(outcomes) {
                 stands = match outcome {
                     Ok(generation) => {
                         if let Some(generation) = generation {
@@ -163,7 +234,7 @@ impl Client {
                 return Err(errno);
             }
             let mut taken = false;
-            for (generation, range) in written {
+            for (generation, range) in written.into_iter().filter(|(generation, _)| told != Some(*generation)) {
                 taken |= self.publish(inode, range, generation, kill_setid).await?.is_none();
             }
             if taken {
@@ -175,6 +246,16 @@ impl Client {
             }
             return Ok((stands - offset) as usize);
         }
+    }
+
+    /// Within a file, by all that is known, a write changes the times alone, and they needn't wait for the data. Answers under
+    /// which cut generation they were published; data that a slab took under another one is published when it stands.
+    async fn publish_beside(&self, inode: InodeId, range: Range<u64>, kill_setid: bool) -> Option<u64> {
+        let heard = self.generations.borrow().get(&inode).copied();
+        let fits = |heard: &Heard| range.start >= SLAB_BYTES && range.end <= heard.reached;
+        let generation = heard.filter(fits)?.generation;
+        let published = self.publish(inode, range, generation, kill_setid).await;
+        published.is_ok_and(|attr| attr.is_some()).then_some(generation)
     }
 
     async fn write_first_slab(&self, inode: InodeId, offset: u64, data: Bytes, kill_setid: bool) -> Result<(), Errno> {

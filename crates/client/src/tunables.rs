@@ -47,8 +47,8 @@ pub const SLABS_ASKED_MAX: u64 = 64;
 pub const PUNCH_SLABS_MAX: u64 = 4096;
 /// Files whose cut generation is remembered.
 pub const GENERATIONS_MAX: usize = 16_384;
-/// How long a file's cut generation is used for new writes after it was heard, and within which time a slab must have
-/// taken the data so that it counts: buckets remember cuts for two minutes.
+/// How long a file's cut generation is used for new writes, or its size for new reads, after it was heard, and within which
+/// time a slab must have taken or given the data so that it counts: buckets remember cuts for two minutes.
 pub const GENERATION_AGE_MAX: Duration = Duration::from_secs(30);
 pub const GENERATION_USED_MAX: Duration = Duration::from_secs(60);
 /// Longest pause of a writer before it writes again what a cut has taken; doubled each time.

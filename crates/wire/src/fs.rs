@@ -281,10 +281,13 @@ pub enum FsOp {
 
     // To the bucket of the slab; offsets are file offsets, ranges stay within one slab.
     /// Data in the answer's body; shorter than asked where nothing was ever written up to the slab's end (zeros follow).
+    /// `cut_generation`: of a reader that relies on a size which it heard under that generation; a slab that has seen a newer
+    /// cut says so.
     Read {
         inode: InodeId,
         offset: u64,
         len_bytes: u32,
+        cut_generation: Option<u64>,
     },
     /// Data in the body. For slab 0, which is the inode's bucket, size and times change in the same record.
     Write {

@@ -46,7 +46,7 @@ impl Client {
         let mut at = offset;
         while at < end {
             let stop = ((at / SLAB_BYTES + 1) * SLAB_BYTES).min(end);
-            let op = FsOp::Read { inode, offset: at, len_bytes: (stop - at) as u32 };
+            let op = FsOp::Read { inode, offset: at, len_bytes: (stop - at) as u32, cut_generation: None };
             let (_, data) = self.ask(op).await.expect("read");
             let from = (at - offset) as usize;
             out[from..from + data.len()].copy_from_slice(&data);

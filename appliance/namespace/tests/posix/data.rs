@@ -337,7 +337,7 @@ fn limits_are_errors() {
         let d = client.mkdir(ROOT, "d").await.unwrap();
         let op = FsOp::Write { inode: d, offset: 0, cut_generation: 0, kill_setid: false };
         assert_eq!(errno(&client.ask_with(op, bytes::Bytes::from_static(b"x")).await.unwrap_err()), EISDIR);
-        assert_eq!(client.fails(FsOp::Read { inode: d, offset: 0, len_bytes: 10 }).await, EISDIR);
+        assert_eq!(client.fails(FsOp::Read { inode: d, offset: 0, len_bytes: 10, cut_generation: None }).await, EISDIR);
         assert!(client.read(f, 5, 10).await.is_empty());
     });
 }

@@ -394,8 +394,12 @@ impl World {
                 self.opens.remove(&open(inode));
                 FsReply::Done
             }
-            FsOp::Read { inode, offset, len_bytes } => {
+            FsOp::Read { inode, offset, len_bytes, cut_generation } => {
                 self.check_place(request, inode, offset)?;
+                let cuts = self.inode(inode)?.cuts;
+                if cut_generation.is_some_and(|known| known < cuts) {
+                    return Err(FsError::Cut { generation: cuts });
+                }
                 return Ok((FsReply::Data, self.read(inode, offset, len_bytes)?));
             }
             FsOp::Write { inode, offset, cut_generation, .. } => {
@@ -421,9 +425,11 @@ impl World {
                 found.attr.size_bytes = offset + body.len() as u64;
                 FsReply::Written { offset, attr: Some(found.attr) }
             }
-            FsOp::Publish { inode, end, .. } => {
+            FsOp::Publish { inode, end, cut_generation, .. } => {
                 let found = self.inode(inode)?;
-                found.attr.size_bytes = found.attr.size_bytes.max(end);
+                if cut_generation >= found.attr.cut_generation {
+                    found.attr.size_bytes = found.attr.size_bytes.max(end);
+                }
                 FsReply::Attr(found.attr)
             }
             FsOp::Seek { inode, offset, end, target } => {

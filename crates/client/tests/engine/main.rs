@@ -137,6 +137,64 @@ fn a_writer_that_missed_a_truncate_hears_of_it() {
 }
 
 #[test]
+fn a_size_is_relied_on_until_a_cut_or_until_it_is_old() {
+    let time = VirtualTime::new(14);
+    let cluster = Cluster::start(&time);
+    time.block_on(async {
+        let (one, two) = (cluster.connect(1).await.unwrap(), cluster.connect(2).await.unwrap());
+        let attr = create(&one, "f").await.unwrap();
+        let data = pattern(3 * SLAB, 4);
+        one.write(attr.inode, 0, data.clone(), false).await.unwrap();
+        let asked = || cluster.count(|op| matches!(op, FsOp::GetAttr { .. }));
+        let at = 2 * SLAB_BYTES + 10;
+        let there = |len: usize| data[at as usize..at as usize + len].to_vec();
+
+        assert_eq!(read(&one, &attr, at, 100).await.unwrap(), there(100));
+        let before = asked();
+        assert_eq!(read(&one, &attr, at, 200).await.unwrap(), there(200));
+        assert_eq!(asked(), before, "a read before the end asks the slab alone");
+        cluster.handle.sleep(Duration::from_secs(61)).await;
+        read(&one, &attr, at, 200).await.unwrap();
+        assert_eq!(asked(), before + 1);
+
+        // Another client cuts through what is known.
+        let cut = SetAttr { size_bytes: Some(at + 5), ..SetAttr::default() };
+        two.setattr(attr.inode, cut).await.unwrap();
+        assert_eq!(read(&one, &attr, at, 200).await.unwrap(), there(5));
+        assert!(read(&one, &attr, at + 5, 200).await.unwrap().is_empty());
+
+        // What it uncovers later is zeros, however long the file once was.
+        two.write(attr.inode, at + 50, pattern(10, 9), false).await.unwrap();
+        let mut expected = there(5);
+        expected.resize(50, 0);
+        expected.extend_from_slice(&pattern(10, 9));
+        assert_eq!(read(&one, &attr, at, 200).await.unwrap(), expected);
+    });
+}
+
+#[test]
+fn an_overwrite_publishes_its_times_beside_the_data_unless_the_file_was_cut() {
+    let time = VirtualTime::new(15);
+    let cluster = Cluster::start(&time);
+    time.block_on(async {
+        let (one, two) = (cluster.connect(1).await.unwrap(), cluster.connect(2).await.unwrap());
+        let attr = create(&one, "f").await.unwrap();
+        one.write(attr.inode, 0, pattern(3 * SLAB, 4), false).await.unwrap();
+        let published = || cluster.count(|op| matches!(op, FsOp::Publish { .. }));
+        let before = published();
+        assert_eq!(one.write(attr.inode, 2 * SLAB_BYTES, pattern(100, 5), false).await, Ok(100));
+        assert_eq!(published(), before + 1);
+        assert_eq!(read(&two, &attr, 2 * SLAB_BYTES, 100).await.unwrap(), pattern(100, 5));
+
+        let cut = SetAttr { size_bytes: Some(SLAB_BYTES + 1), ..SetAttr::default() };
+        two.setattr(attr.inode, cut).await.unwrap();
+        assert_eq!(one.write(attr.inode, 2 * SLAB_BYTES, pattern(70, 6), false).await, Ok(70));
+        assert_eq!(two.getattr(attr.inode).await.unwrap().size_bytes, 2 * SLAB_BYTES + 70);
+        assert_eq!(read(&two, &attr, 2 * SLAB_BYTES, 100).await.unwrap(), pattern(70, 6));
+    });
+}
+
+#[test]
 fn appends_of_several_clients_do_not_overlap() {
     let time = VirtualTime::new(6);
     let cluster = Cluster::start(&time);
