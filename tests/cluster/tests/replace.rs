@@ -100,3 +100,54 @@ fn drives_and_nodes_are_replaced_under_load() {
     println!("longest step {} ms of {}", longest(&steps, began).as_millis(), steps.len());
     mount::unmount(&scene.mountpoint(), false).unwrap();
 }
+
+/// What a node would hold is made again beside other shards, two nodes more may die, and it is spread again when the first is back.
+#[test]
+#[ignore = "starts a cluster: `cargo xtask test cluster`"]
+fn domains_that_run_out_are_folded() {
+    if std::env::var_os("WEFT_LONG").is_none() {
+        println!("only with --long: a node is given up after half a minute");
+        return;
+    }
+    let layout = Layout::new("fold", NODES, "4+2", DRIVE_BYTES).unwrap();
+    let mut scene = Scene::new("fold", layout).unwrap();
+    for node in &scene.cluster.nodes {
+        node.configure_drive("second.drive", DRIVE_BYTES).unwrap();
+    }
+    scene.cluster.start().unwrap();
+    scene.cluster.form("main").unwrap();
+    scene.mount().unwrap();
+    fill(&scene, 24);
+    let load = Load::start(&scene.mountpoint().join("load"));
+    let problem = |status: &serde_json::Value, text: &str| {
+        status["problems"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|problem| problem.as_str().is_some_and(|problem| problem.contains(text))))
+    };
+    let (folded, programs) = ("two shards in one failure domain", scene.cluster.programs.clone());
+    let lacks = |status: &serde_json::Value| {
+        let stripes = status["counters"]["stripes_by_missing"].as_array().cloned().unwrap_or_default();
+        stripes.is_empty() || stripes.iter().skip(1).any(|stripes| *stripes != 0)
+    };
+
+    let died = Instant::now();
+    scene.cluster.nodes[2].kill().unwrap();
+    until(&scene, "all of node3 is made again elsewhere", MOVED_DEADLINE, |status| {
+        problem(status, folded) && shards(status, "node3") == 0 && !lacks(status)
+    });
+    println!("folded after {:.1} s", died.elapsed().as_secs_f64());
+    scene.cluster.nodes[4].kill().unwrap();
+    until(&scene, "node5 is missed", MOVED_DEADLINE, |status| {
+        node(status, "node5").is_some_and(|node| node["state"] != "up")
+    });
+    scene.cluster.nodes[4].start(&programs).unwrap();
+    until(&scene, "node5 is back", MOVED_DEADLINE, |status| !lacks(status));
+    scene.cluster.nodes[2].start(&programs).unwrap();
+    until(&scene, "every shard is in a domain of its own", MOVED_DEADLINE, |status| {
+        is_whole(status) && shards(status, "node3") > 0
+    });
+    let events = scene.cluster.weft(&["events"]).unwrap();
+    assert!(events.contains("failure domains have run out"), "{events}");
+    load.finish().unwrap_or_else(|error| panic!("{error}"));
+    mount::unmount(&scene.mountpoint(), false).unwrap();
+}
