@@ -145,6 +145,10 @@ async fn ask_for_vote(shared: &Rc<Shared>, generation: u64) -> Option<Vote> {
 pub(crate) async fn find_out(shared: Rc<Shared>, voter: u64) {
     let Some(map) = shared.map() else { return };
     let newer = newer_map(&shared, &map).await;
+    if let Some(newer) = &newer {
+        // Whoever leads now may have joined while this node was away.
+        shared.network.set_addresses(newer);
+    }
     let newest = newer.as_ref().unwrap_or(&map);
     let request = ManagerRequest::HasVote { cluster: map.cluster, voter };
     let patience =
