@@ -29,6 +29,9 @@ pub struct Sim {
     /// Go on behind the seeds of docs/ledger.md, and write there what became of these
     #[arg(long, conflicts_with = "seed")]
     resume: bool,
+    /// Instead of seeds with faults: how long the rebuild of a dead node takes in clusters of so many nodes
+    #[arg(long, value_name = "NODES,...", value_delimiter = ',', conflicts_with_all = ["resume", "budget", "runs"])]
+    rebuild: Vec<usize>,
     /// Print what happens, and the programs' own logs as RUST_LOG says
     #[arg(long)]
     verbose: bool,
@@ -57,6 +60,9 @@ impl Sim {
         command.arg("--jobs").arg(self.jobs.to_string());
         if let Some(budget) = self.budget {
             command.arg("--budget").arg(budget.to_string());
+        }
+        for nodes in &self.rebuild {
+            command.arg("--rebuild").arg(nodes.to_string());
         }
         if self.verbose {
             command.arg("--verbose");

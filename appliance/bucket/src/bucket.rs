@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     pub next_serial: Cell<u64>,
     /// Blocks that are allocated and hold nothing.
     pub reserved_blocks: Cell<u64>,
+    /// Parts of a zone set that the next step of a rebuild copies at once.
+    pub rebuild_chunks: Cell<usize>,
     /// The most blocks that users had since this leader began.
     pub data_blocks_most: Cell<u64>,
     pub next_run: Cell<u64>,

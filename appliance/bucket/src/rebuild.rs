@@ -26,6 +26,9 @@ use weft_wire::{DriveId, StripeId, ZoneSetId};
 /// Rebuilds that are begun at once: a worse one puts off one that is under way, so one for each degree of exposure.
 const BEGUN_MAX: usize = 5;
 
+/// A step that took longer has waited behind others at the drives, as everything else there does: then less is done at once.
+const STEP_MAX: Duration = Duration::from_millis(50);
+
 /// A set with shards that should be elsewhere and can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
@@ -297,7 +300,8 @@ impl Bucket {
     async fn copy_some(&self, rebuild: &mut Rebuild) -> Result<bool, CopyError> {
         let Some(set) = self.0.stripes.zones.borrow().set(rebuild.set).cloned() else { return Ok(true) };
         let mut chunks = Vec::new();
-        while chunks.len() < self.0.tunables.rebuild_chunks_max.max(1) {
+        let (begun, at_once) = (self.0.handle.now(), self.0.rebuild_chunks.get());
+        while chunks.len() < at_once {
             let chunk = rebuild.again.pop().or_else(|| self.next_chunk(set.id, &mut rebuild.next));
             let Some(chunk) = chunk else { break };
             chunks.push(chunk);
@@ -305,6 +309,10 @@ impl Bucket {
         let all = chunks.is_empty();
         let copies = chunks.iter().map(|chunk| self.copy_chunk(&set, &rebuild.targets, &rebuild.index, chunk));
         let copied = join_all(copies).await;
+        self.0.rebuild_chunks.set(match self.0.handle.now().since(begun) > STEP_MAX {
+            true => (at_once / 2).max(1),
+            false => (at_once + 1).min(self.0.tunables.rebuild_chunks_max.max(1)),
+        });
         let mut failed = None;
         for (chunk, copied) in chunks.into_iter().zip(copied) {
             match copied {
@@ -351,12 +359,14 @@ impl Bucket {
         Ok(())
     }
 
-    /// After a step that took so long: how long others have the drives to themselves.
+    /// After a step that took so long: how long others have the drives to themselves. All leaders that rebuild meet at the
+    /// drives; where they are many, each leaves so much time that what waits there stays about a step's worth.
     pub(crate) fn rebuild_pause(&self, took: Duration) -> Duration {
+        let crowded = if self.0.rebuild_chunks.get() == 1 { took.saturating_sub(STEP_MAX) } else { Duration::ZERO };
         let share = self.0.tunables.rebuild_share.clamp(1, 256);
         let asked = self.0.counters.asked.get();
         let quiet = self.0.asked_before.replace(asked) == asked && !self.has_work_below_rebuild();
-        if quiet { Duration::ZERO } else { took * (256 - share) / share }
+        if quiet { crowded } else { crowded.max(took * (256 - share) / share) }
     }
 
     pub(crate) fn rebuild_progress(&self) -> RebuildProgress {

@@ -31,7 +31,7 @@ pub struct Tunables {
     pub inline_blocks_max: u32,
     /// While clients or other work of the planner want the drives too, rebuilding takes this share (of 256) of the time.
     pub rebuild_share: u32,
-    /// Parts of a zone set, up to 512 KiB of each drive, that are rebuilt at once.
+    /// Parts of a zone set, up to 512 KiB of each drive, that are rebuilt at once while drives answer soon.
     pub rebuild_chunks_max: usize,
     /// The planner looks at least this often when there may be work.
     pub planner_pause: Duration,

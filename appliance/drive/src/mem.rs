@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_reactor::sync::{Pending, completion};
-use weft_reactor::{AlignedBuf, Handle};
+use weft_reactor::{AlignedBuf, Handle, Instant};
 use weft_wire::limits::BLOCK_BYTES;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -54,6 +54,7 @@ pub struct MemCounters {
     pub reads: u64,
     pub writes: u64,
     pub durable_writes: u64,
+    pub blocks_read: u64,
     pub blocks_written: u64,
     pub flushes: u64,
 }
@@ -93,6 +94,10 @@ struct Media {
     powered: bool,
     faults: Faults,
     counters: MemCounters,
+    /// `None`: as many at once as one likes.
+    bytes_per_second: Option<u64>,
+    /// Until then the drive moves what it was given before.
+    busy_until: Instant,
 }
 
 /// The content of a drive, shared by the drives that successive processes open on it.
@@ -111,6 +116,8 @@ impl MemMedia {
             powered: true,
             faults: Faults::default(),
             counters: MemCounters::default(),
+            bytes_per_second: None,
+            busy_until: Instant::ZERO,
         })))
     }
 
@@ -159,6 +166,11 @@ impl MemMedia {
     /// Reads take so long from now on.
     pub fn set_read_latency(&self, latency: Duration) {
         self.0.borrow_mut().options.read_latency = latency;
+    }
+
+    /// From now on reads and writes take turns, each as long as its bytes need at this rate.
+    pub fn set_bytes_per_second(&self, rate: u64) {
+        self.0.borrow_mut().bytes_per_second = Some(rate.max(1));
     }
 
     /// The block that contains this byte can't be read until it is written.
@@ -225,10 +237,19 @@ impl MemMedia {
     }
 }
 
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
 impl Media {
     fn block(&self, block: u64) -> Bytes {
-        static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
         self.current.get(&block).cloned().unwrap_or(Bytes::from_static(&ZEROS))
+    }
+
+    /// How long an operation that begins now waits for its turn and moves its bytes.
+    fn turn(&mut self, now: Instant, bytes: u64) -> Duration {
+        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+        self.busy_until = self.busy_until.max(now) + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.busy_until.since(now)
     }
 
     fn read(&self, offset: u64, len: usize) -> Bytes {
@@ -261,7 +282,9 @@ impl Media {
                     Some(left) => *left -= 1,
                     None => {}
                 }
-                pieces.push(piece.slice(at..at + BLOCK_BYTES));
+                let content = piece.slice(at..at + BLOCK_BYTES);
+                // Zeros take no memory: clusters may be larger than the machine that simulates them.
+                pieces.push(if content == ZEROS[..] { Bytes::from_static(&ZEROS) } else { content });
             }
         }
         self.counters.blocks_written += pieces.len() as u64;
@@ -298,6 +321,7 @@ impl Media {
 
     fn crash(&mut self, keeps: CrashKeeps) {
         self.life += 1;
+        self.busy_until = Instant::ZERO;
         self.powered = true;
         self.faults.blocks_until_power_loss = None;
         let mut random = match keeps {
@@ -378,6 +402,10 @@ impl MemDrive {
         pending
     }
 
+    fn turn(&self, bytes: u64) -> Duration {
+        self.media.0.borrow_mut().turn(self.handle.now(), bytes)
+    }
+
     fn alive(&self) -> Result<(), DriveError> {
         let media = self.media.0.borrow();
         if media.life == self.life && media.powered { Ok(()) } else { Err(DriveError::Closed) }
@@ -414,9 +442,11 @@ impl Drive for MemDrive {
         if let Err(error) = checked {
             return Pending::ready(Err(error));
         }
+        let turn = self.turn(len as u64);
         let latency = self.media.0.borrow().options.read_latency;
-        self.after(latency, move |media| {
+        self.after(latency + turn, move |media| {
             media.counters.reads += 1;
+            media.counters.blocks_read += len as u64 / BLOCK;
             let blocks = offset / BLOCK..offset / BLOCK + len as u64 / BLOCK;
             if media.faults.read_errors.range(blocks).next().is_some() {
                 return Err(failed(Operation::Read, offset, len as u64));
@@ -426,11 +456,12 @@ impl Drive for MemDrive {
     }
 
     fn write(&self, offset: u64, data: Vec<Bytes>) -> Pending<Result<(), DriveError>> {
+        let turn = self.turn(data.iter().map(|piece| piece.len() as u64).sum());
         match self.begin_write(offset, data) {
             Err(error) => Pending::ready(Err(error)),
             Ok(number) => {
                 let latency = self.media.0.borrow().options.write_latency;
-                self.after(latency, move |media| {
+                self.after(latency + turn, move |media| {
                     if let Some(write) = media.unflushed.iter_mut().find(|write| Some(write.number) == number) {
                         write.complete = true;
                     }
@@ -441,11 +472,12 @@ impl Drive for MemDrive {
     }
 
     fn write_durable(&self, offset: u64, data: Vec<Bytes>) -> Pending<Result<(), DriveError>> {
+        let turn = self.turn(data.iter().map(|piece| piece.len() as u64).sum());
         match self.begin_write(offset, data) {
             Err(error) => Pending::ready(Err(error)),
             Ok(number) => {
                 let options = self.media.0.borrow().options;
-                self.after(options.write_latency + options.flush_latency, move |media| {
+                self.after(options.write_latency + options.flush_latency + turn, move |media| {
                     media.counters.durable_writes += 1;
                     media.make_durable(|write| Some(write.number) == number);
                     Ok(())

@@ -23,6 +23,7 @@ pub mod orders;
 pub mod process;
 mod quiet;
 pub mod run;
+pub mod scale;
 pub mod stripes;
 pub mod trace;
 pub mod workload;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use weft_sim::many::{self, Many};
 use weft_sim::run::{RunOptions, run};
+use weft_sim::scale::{self, ScaleOptions};
 use weft_wire::map::Protection;
 
 #[derive(Parser)]
@@ -35,6 +36,9 @@ struct Arguments {
     seeds: Option<std::path::PathBuf>,
     #[arg(long, default_value_t = 6)]
     nodes: usize,
+    /// Instead of seeds with faults: how long the rebuild of a dead node takes in clusters of so many nodes
+    #[arg(long, value_name = "NODES,...", value_delimiter = ',')]
+    rebuild: Vec<usize>,
     #[arg(long, default_value = "4+2")]
     protection: Protection,
     /// Virtual seconds with faults
@@ -80,6 +84,9 @@ fn main() -> ExitCode {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     }
+    if !arguments.rebuild.is_empty() {
+        return rebuilds(&arguments);
+    }
     let options = RunOptions {
         nodes: arguments.nodes,
         protection: arguments.protection,
@@ -97,6 +104,32 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A table for docs/design/rebuild.md.
+fn rebuilds(arguments: &Arguments) -> ExitCode {
+    println!("| nodes | buckets | rebuilt MiB | s | s x survivors | of the ideal | busiest / mean | CPU s |");
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|");
+    for nodes in &arguments.rebuild {
+        let before = cpu_seconds();
+        match scale::rebuild(&ScaleOptions::new(arguments.seed, *nodes, arguments.protection)) {
+            Ok(rebuild) => println!(
+                "| {nodes} | {} | {} | {:.2} | {:.1} | {:.2} | {:.2} | {:.0} |",
+                rebuild.buckets,
+                rebuild.bytes >> 20,
+                rebuild.took.as_secs_f64(),
+                rebuild.took.as_secs_f64() * (*nodes - 1) as f64,
+                rebuild.took.as_secs_f64() / rebuild.ideal().as_secs_f64(),
+                rebuild.busiest_to_mean(),
+                cpu_seconds() - before
+            ),
+            Err(error) => {
+                eprintln!("error: {nodes} nodes: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// What this process has used. 0 where the system doesn't tell.

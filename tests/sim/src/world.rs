@@ -18,12 +18,20 @@ const DRIFT_PPM_MAX: u64 = 4000;
 const UPTIME_SECONDS_MAX: u64 = 1000;
 const PORT: u16 = 7500;
 
+/// Hosts of one network; nodes and clients have every second network.
+const HOSTS: usize = 250;
+
 pub fn node_addr(index: usize) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1 + index as u8)), PORT)
+    addr(index, 0)
 }
 
 pub fn client_addr(index: usize) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1 + index as u8)), PORT)
+    addr(index, 1)
+}
+
+fn addr(index: usize, kind: usize) -> SocketAddr {
+    let (network, host) = (2 * (index / HOSTS) + kind, 1 + index % HOSTS);
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, network as u8, host as u8)), PORT)
 }
 
 pub struct World {
