@@ -8,9 +8,9 @@ use crate::{Call, Namespace, Outcome, WAIT_MAX, cut, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
-use weft_wire::InodeId;
-use weft_wire::fs::{Attr, FileKind, FsError, FsReply, SetAttr, SetTime};
+use weft_wire::fs::{Attr, FileKind, FsError, FsOp, FsReply, SetAttr, SetTime};
 use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BLOCKS, SLAB_BYTES};
+use weft_wire::{FsId, InodeId};
 
 impl Namespace {
     pub(crate) async fn get_attr(&self, call: &Call, number: InodeId, own: bool) -> Outcome {
@@ -35,6 +35,16 @@ impl Namespace {
         let _guard = done.map_err(|_| cutting())?;
         let inode = self.inode(call, number).await?;
         if inode.cutting { Err(cutting()) } else { Ok(inode) }
+    }
+
+    /// Waits until what a truncate that was carried out before removes is gone everywhere.
+    pub(crate) async fn cut_finished(&self, fs: FsId, op: &FsOp) -> Result<(), FsError> {
+        let (FsOp::SetAttr { inode, .. } | FsOp::Open { inode, truncate: true, .. }) = op else { return Ok(()) };
+        match self.settled_inode(&self.own_call(fs), *inode).await {
+            Err(error @ FsError::NotReady(_)) => Err(error),
+            // Whatever became of it since.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     pub(crate) async fn read_link(&self, call: &Call, number: InodeId) -> Outcome {
@@ -121,11 +131,14 @@ impl Namespace {
             return self.commit(call, batch, FsReply::Attr(attr)).await;
         }
         let size = inode.size;
-        let batch = self.cut_elsewhere(call, number, &mut inode, size, batch).await?;
-        self.commit(call, batch, FsReply::Attr(inode.attr(number))).await
+        let reply = FsReply::Attr(inode.attr(number));
+        let batch = self.cut_elsewhere(call, number, &mut inode, size, batch, Some(reply.clone())).await?;
+        self.commit(call, batch, reply).await
     }
 
     /// Commits the batch with the beginning of a cut, and makes the cut everywhere. Answers the batch that ends it.
+    /// `result`: of the request that asks for the cut. It stands from the beginning on: a later leader finishes the cut, and
+    /// the request that comes again must not cut what was written since.
     pub(crate) async fn cut_elsewhere(
         self: &Rc<Self>,
         call: &Call,
@@ -133,12 +146,16 @@ impl Namespace {
         inode: &mut Inode,
         size: u64,
         mut batch: Batch,
+        result: Option<FsReply>,
     ) -> Result<Batch, FsError> {
         inode.cutting = true;
         batch.put(orphan_key(call.fs, number), Bytes::new());
         batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
-        let seq = self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
-        self.bucket.settled(seq).await.map_err(errno::of_bucket)?;
+        match result {
+            Some(result) => drop(self.commit(call, batch, result).await?),
+            None => drop(self.bucket.commit(batch).await.map_err(errno::of_bucket)?),
+        }
+        self.bucket.readable().await.map_err(errno::of_bucket)?;
         cut::everywhere(self, call.fs, number, inode.cut_generation, size).await?;
         inode.cutting = false;
         let mut batch = Batch::new();

@@ -39,7 +39,7 @@ impl Namespace {
         }
         inode.cut_generation += 1;
         inode.published_from = inode.cut_generation;
-        let batch = self.cut_elsewhere(call, number, inode, end, Batch::new()).await?;
+        let batch = self.cut_elsewhere(call, number, inode, end, Batch::new(), None).await?;
         self.bucket.commit(batch).await.map_err(errno::of_bucket)?;
         Ok(true)
     }

@@ -169,6 +169,7 @@ impl Namespace {
                 }
                 if let Some(reply) = found {
                     self.finished(ticket).await;
+                    self.cut_finished(request.fs, &request.op).await?;
                     self.bucket.readable().await.map_err(errno::of_bucket)?;
                     return Ok((reply, Bytes::new()));
                 }

@@ -66,6 +66,32 @@ fn nobody_sees_a_file_that_is_half_removed() {
     });
 }
 
+/// A truncate that its leader began, and another one finished, is not made again over what others wrote since.
+#[test]
+fn a_truncate_happens_once() {
+    run(84, |rig| async move {
+        let (one, other) = (rig.client(1), rig.client(2));
+        let f = one.create(ROOT, "f").await.unwrap();
+        one.write(f, 0, &vec![5; 6 * MIB]).await.unwrap();
+        let home = rig.bucket_of(f);
+        let away = (0..BUCKETS).map(weft_wire::BucketId).find(|bucket| *bucket != home).unwrap();
+        rig.kill(away);
+        let truncate =
+            FsOp::SetAttr { inode: f, set: SetAttr { size_bytes: Some(MIB as u64 + 5), ..SetAttr::default() } };
+        let (truncator, op) = (one.clone(), truncate.clone());
+        let truncating = rig.handle().spawn("truncate", async move { truncator.ask(op).await.map(drop) });
+        rig.handle().sleep(Duration::from_secs(1)).await;
+        drop(truncating);
+        rig.fail_over(home).await;
+        rig.lead(away).await;
+        rig.handle().sleep(Duration::from_secs(5)).await;
+        other.write(f, 3 * MIB as u64, b"new").await.unwrap();
+        one.ask_again(home, one.last_sequence(home), truncate, bytes::Bytes::new()).await.unwrap();
+        assert_eq!(other.read(f, 3 * MIB as u64, 10).await, b"new");
+        assert_eq!(other.read(f, MIB as u64 + 3, 4).await, [5, 5, 0, 0]);
+    });
+}
+
 /// A leader that can't look at what is left of removed files when it comes to that looks again.
 #[test]
 fn removals_that_something_is_in_the_way_of_are_made_later() {
