@@ -261,6 +261,8 @@ fn judge_drives(overview: &mut Overview) {
             }
         } else if state != DriveState::IN_USE {
             overview.problems.push(format!("drive {path} of {node}: {state}"));
+        } else if let Some(trouble) = &drive.state.trouble {
+            overview.problems.push(format!("drive {path} of {node} can't be written: {trouble}"));
         }
         if drive.state.errors > 0 {
             let errors = drive.state.errors;

@@ -36,6 +36,7 @@ pub fn status(node: u16) -> Status {
             zones_free: 75,
             ring_used_bytes: 1 << 20,
             errors: 0,
+            trouble: None,
         }],
         buckets: (0..BUCKETS_EACH).map(|index| bucket(u32::from(node - 1) * BUCKETS_EACH + index)).collect(),
     }

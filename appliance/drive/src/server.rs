@@ -223,10 +223,19 @@ impl DriveServer {
         Ok((reply, tail.payloads))
     }
 
-    /// How writes of records and shards ended since the drive was opened.
-    pub fn writes(&self) -> Writes {
+    /// How writes ended since the drive was opened: those of records, and those of shards. One kind may go on while the
+    /// other fails: a file that can't grow takes records, as its journal ring is there already.
+    pub fn writes(&self) -> [Writes; 2] {
         let (ring, zones) = (self.ring.counters(), self.zones.counters());
-        Writes { done: ring.groups_written + zones.writes, failed: ring.write_errors + zones.write_errors }
+        [
+            Writes { done: ring.groups_written, failed: ring.write_errors },
+            Writes { done: zones.writes, failed: zones.write_errors },
+        ]
+    }
+
+    /// Why the last write of either kind failed, if it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.zones.trouble().or_else(|| self.ring.trouble())
     }
 
     /// Capacity and use; of the ring also what one bucket's records take.

@@ -569,8 +569,8 @@ impl Node {
             Found::Formatted(formatted) => (Some(formatted.id()), DriveState::IN_USE.to_owned()),
             Found::Unusable(reason) => (None, reason.clone()),
         };
-        let stat = id.and_then(|id| self.service.get(id)).map(|server| server.stat(Default::default()));
-        let stat = stat.unwrap_or_default();
+        let server = id.and_then(|id| self.service.get(id));
+        let stat = server.as_ref().map(|server| server.stat(Default::default())).unwrap_or_default();
         DriveState {
             path: drive.device.path.clone(),
             id,
@@ -580,6 +580,7 @@ impl Node {
             zones_free: stat.zones_free,
             ring_used_bytes: stat.ring_used_bytes,
             errors: stat.read_errors + stat.write_errors + stat.checksum_errors,
+            trouble: server.and_then(|server| server.trouble()),
         }
     }
 

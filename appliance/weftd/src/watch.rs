@@ -18,7 +18,7 @@ const WORSE_LOOKS: u32 = 4;
 /// Looks until it is said again of a drive that the managers could not do without.
 const AGAIN_LOOKS: u32 = 120;
 
-/// A drive's writes as last seen, and how many looks found it worse.
+/// A drive's writes of one kind as last seen, and how many looks found them worse.
 #[derive(Debug, Default)]
 struct Seen {
     writes: Writes,
@@ -48,7 +48,7 @@ pub(crate) async fn drives(
     map: MapWatch,
     report: Rc<dyn Fn(DriveId)>,
 ) {
-    let mut seen: BTreeMap<DriveId, Seen> = BTreeMap::new();
+    let mut seen: BTreeMap<DriveId, [Seen; 2]> = BTreeMap::new();
     loop {
         handle.sleep(LOOK_EVERY).await;
         let Some(newest) = map.get() else { continue };
@@ -57,9 +57,15 @@ pub(crate) async fn drives(
             newest.drives.values().filter(|drive| drive.node == node && takes_part(drive.state)).map(|drive| drive.id)
         {
             let writes = service.get(id).map(|server| server.writes());
-            let seen = seen.entry(id).or_default();
-            if seen.look(writes) && (seen.worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS) {
-                let errors = seen.writes.failed;
+            let kinds = seen.entry(id).or_default();
+            let mut worst = None;
+            for (kind, seen) in kinds.iter_mut().enumerate() {
+                if seen.look(writes.map(|writes| writes[kind])) {
+                    worst = worst.max(Some(seen.worse));
+                }
+            }
+            if worst.is_some_and(|worse| (worse - WORSE_LOOKS).is_multiple_of(AGAIN_LOOKS)) {
+                let errors: u64 = kinds.iter().map(|seen| seen.writes.failed).sum();
                 tracing::error!(
                     drive = %id,
                     errors,

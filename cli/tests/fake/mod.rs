@@ -313,6 +313,7 @@ impl Mind {
             zones_free: 2000,
             ring_used_bytes: 0,
             errors: 0,
+            trouble: None,
         }
     }
 

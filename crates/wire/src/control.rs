@@ -233,6 +233,9 @@ pub struct DriveState {
     pub zones_free: u32,
     pub ring_used_bytes: u64,
     pub errors: u64,
+    /// Why the last write failed, if it did.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 impl DriveState {

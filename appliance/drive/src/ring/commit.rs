@@ -110,9 +110,11 @@ impl Ring {
         if let Err(error) = result {
             counters.write_errors += 1;
             writer.failures += 1;
+            *self.trouble.borrow_mut() = Some(error.to_string());
             return Err(error);
         }
         counters.groups_written += 1;
+        self.trouble.take();
         writer.failures = 0;
         writer.at += header.total_bytes;
         writer.next_number += 1;

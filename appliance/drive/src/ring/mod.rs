@@ -126,6 +126,8 @@ pub struct Ring {
     committing: Cell<bool>,
     room: Notify,
     counters: RefCell<RingCounters>,
+    /// Why the last write failed, if it did.
+    trouble: RefCell<Option<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,6 +181,7 @@ impl Ring {
             committing: Cell::new(false),
             room: Notify::new(),
             counters: RefCell::default(),
+            trouble: RefCell::default(),
         })
     }
 
@@ -285,6 +288,11 @@ impl Ring {
 
     pub fn counters(&self) -> RingCounters {
         *self.counters.borrow()
+    }
+
+    /// Why the last write failed, if it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Zones {
     flusher: Flusher,
     write_ended: Notify,
     counters: Cell<ZoneCounters>,
+    /// Why the last write failed, if it did.
+    trouble: RefCell<Option<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +95,7 @@ impl Zones {
             next_fit: Cell::new(0),
             write_ended: Notify::new(),
             counters: Cell::default(),
+            trouble: RefCell::default(),
         })
     }
 
@@ -202,6 +205,11 @@ impl Zones {
         self.counters.get()
     }
 
+    /// Why the last write failed, if it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
+    }
+
     /// Writes blocks that were never written in this generation; durable when it returns.
     pub async fn write(
         self: &Rc<Self>,
@@ -233,10 +241,12 @@ impl Zones {
         match result {
             Ok(()) => {
                 self.count(|counters| counters.writes += 1);
+                self.trouble.take();
                 Ok(())
             }
             Err(error) => {
                 self.count(|counters| counters.write_errors += 1);
+                *self.trouble.borrow_mut() = Some(error.to_string());
                 Err(failed(&error))
             }
         }
