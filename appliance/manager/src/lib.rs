@@ -25,7 +25,7 @@ mod tunables;
 pub use copies::LoadError;
 pub use decide::{Decision, Outcome, ROOT_SERIAL, decide};
 pub use history::{MapServer, MapWatch};
-pub use manager::{BootstrapError, Ended, Manager, ManagerStatus};
+pub use manager::{BootstrapError, Ended, Manager, ManagerStatus, NotAdmitted};
 pub use propose::{Patience, propose};
 pub use records::RecordError;
 pub use shared::Role;

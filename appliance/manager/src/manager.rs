@@ -13,6 +13,7 @@ use crate::tunables::{MAP_BYTES_MAX, Tunables};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 use weft_reactor::{Handle, Task};
 use weft_transport::rpc::Network;
 use weft_wire::manager::{ManagerReply, ManagerRequest, Proposal};
@@ -48,6 +49,19 @@ pub enum Ended {
     Superseded,
     Removed,
 }
+
+/// Why a life of a node can't begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// The cluster's map no longer has the node.
+    #[error("the node was removed from its cluster")]
+    Removed,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// After a refusal, until it has heard of the newest map: it may have been removed while it was away.
+const NEWER_MAP_MAX: Duration = Duration::from_secs(5);
 
 /// What `weft status` shows of a node's manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,10 +199,10 @@ impl Manager {
     }
 
     /// Has this life of the node admitted: a new incarnation, and new epochs for what it leads. Tries until a majority of the managers agrees, which
-    /// after a loss of power takes until that many nodes are back; meanwhile [`Self::status`] says what it waits for. `Err`: refused, with the reason.
+    /// after a loss of power takes until that many nodes are back; meanwhile [`Self::status`] says what it waits for.
     ///
     /// Returns when this node's own map shows the new incarnation. What it leads may be served from then on, and only as that incarnation.
-    pub async fn node_started(&self, cores: Vec<SocketAddr>, control: SocketAddr) -> Result<Incarnation, String> {
+    pub async fn node_started(&self, cores: Vec<SocketAddr>, control: SocketAddr) -> Result<Incarnation, NotAdmitted> {
         let shared = &self.shared;
         loop {
             let (Some(node), Some(map)) = (shared.node.get(), shared.map()) else {
@@ -196,6 +210,9 @@ impl Manager {
                 self.watch().changed().await;
                 continue;
             };
+            if !map.nodes.contains_key(&node) {
+                return Err(NotAdmitted::Removed);
+            }
             let proposal = Proposal::NodeStarted { node, cores: cores.clone(), control };
             match self.propose(proposal, Patience::default()).await {
                 ManagerReply::Committed { version, incarnation, .. } => {
@@ -206,7 +223,11 @@ impl Manager {
                 }
                 ManagerReply::Refused(reason) => {
                     shared.set_waiting(Some(reason.clone()));
-                    return Err(reason);
+                    // Who refuses may know less than others: only a map that no longer has the node says that it is gone for good.
+                    let watch = self.watch();
+                    let gone = watch.wait_for(|map| map.as_ref().is_some_and(|map| !map.nodes.contains_key(&node)));
+                    let waited = shared.handle.timeout(NEWER_MAP_MAX, gone).await;
+                    return Err(waited.map_or(NotAdmitted::Refused(reason), |_| NotAdmitted::Removed));
                 }
                 _ => shared.set_waiting(Some(no_quorum(&map))),
             }

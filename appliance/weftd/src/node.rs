@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::{DriveOptions, DriveServer, DriveService, FormattedDrive};
-use weft_manager::{ConfigStore, Ended, Manager, MapWatch, Patience, Slot};
+use weft_manager::{ConfigStore, Ended, Manager, MapWatch, NotAdmitted, Patience, Slot};
 use weft_reactor::Handle;
 use weft_reactor::sync::mpsc;
 use weft_transport::rpc::Network;
@@ -199,7 +199,10 @@ impl Node {
         *self.manager.borrow_mut() = Some(Rc::clone(&manager));
         self.phase.set(Phase::Joining);
         let admitted = manager.node_started(self.params.cores.clone(), self.params.control).await;
-        let incarnation = admitted.map_err(NodeEnd::Failed)?;
+        let incarnation = admitted.map_err(|not| match not {
+            NotAdmitted::Removed => NodeEnd::Removed,
+            NotAdmitted::Refused(reason) => NodeEnd::Failed(reason),
+        })?;
         self.incarnation.set(Some(incarnation));
         let looks = Rc::downgrade(&manager);
         network.watch_refusals(Rc::new(move |core| {

@@ -103,18 +103,18 @@ pub fn bind_to_supervisor() -> Result<(), SuperviseError> {
 }
 
 /// How long to wait before the next start.
-#[derive(Debug)]
-struct Backoff {
+#[derive(Clone, Debug)]
+pub struct Backoff {
     options: BackoffOptions,
     next: Duration,
 }
 
 impl Backoff {
-    fn new(options: BackoffOptions) -> Backoff {
+    pub fn new(options: BackoffOptions) -> Backoff {
         Backoff { options, next: options.first }
     }
 
-    fn after_death(&mut self, lived: Duration) -> Duration {
+    pub fn after_death(&mut self, lived: Duration) -> Duration {
         if lived >= self.options.well_after {
             self.next = self.options.first;
         }

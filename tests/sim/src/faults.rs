@@ -289,7 +289,7 @@ impl Faults {
         let keeps = self.keeps();
         let now = world.now();
         for node in 0..world.nodes.len() {
-            if world.nodes.get(node).is_some_and(|node| node.is_up()) {
+            if world.nodes.get(node).is_some_and(|node| node.is_up() || node.restart_at().is_some()) {
                 world.crash_node(node, Crash::PowerLoss(keeps));
                 let until = now + between(&mut self.random, Duration::from_millis(1), DOWN_MAX);
                 self.down.push((node, until));
@@ -430,7 +430,7 @@ impl Faults {
         }
         if !last.is_empty() {
             // Whether or not: the run says what doesn't work.
-            let _ = world.run_while(OTHERS_MAX, |world| self.others_serve(world));
+            let _ = world.run_until_seen(OTHERS_MAX, |world| self.others_serve(world));
         }
         for (node, _) in last {
             world.start_node(node);

@@ -355,7 +355,10 @@ impl Growth {
     }
 
     fn drain_node(&mut self, world: &mut World, map: &Map) {
-        let stay = map.nodes.values().filter(|node| node.purpose == Purpose::Serve && node.state == State::Up).count();
+        // The map may not know yet who never comes back.
+        let is_gone = |node: &Node| world.nodes.iter().any(|machine| machine.is_gone() && machine.name() == node.name);
+        let stays = |node: &&Node| node.purpose == Purpose::Serve && node.state == State::Up && !is_gone(node);
+        let stay = map.nodes.values().filter(stays).count();
         if stay <= map.protection.domains() {
             return;
         }

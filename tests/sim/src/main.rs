@@ -132,11 +132,8 @@ fn rebuilds(arguments: &Arguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What this process has used. 0 where the system doesn't tell.
 fn cpu_seconds() -> f64 {
-    let spent = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
-    let nanos: u64 = spent.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
-    nanos as f64 / 1e9
+    many::spent("self").as_secs_f64()
 }
 
 /// By the time of day: the one thing here that differs between sessions.

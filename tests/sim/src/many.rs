@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A seed that needs longer is stuck in an endless loop, or on a machine with a hundred times as much to do as it can.
-const SEED_MAX: Duration = Duration::from_secs(600);
+/// CPU time after which a seed counts as one that never ends. A busy machine fails no seed.
+const SEED_CPU_MAX: Duration = Duration::from_secs(300);
+/// How often that is looked at.
+const CPU_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 pub struct Many {
@@ -32,22 +34,23 @@ pub struct Sum {
     pub failed: u64,
     /// Of those that passed, the ones whose faults went beyond what must be survived.
     beyond: u64,
-    /// CPU seconds of those that passed.
-    cpu: Vec<f64>,
+    /// CPU seconds of those that passed, each with its seed.
+    cpu: Vec<(f64, u64)>,
 }
 
 impl Sum {
-    fn share(&mut self, of: f64) -> f64 {
-        self.cpu.sort_by(f64::total_cmp);
+    fn share(&mut self, of: f64) -> (f64, u64) {
+        self.cpu.sort_by(|one, other| one.0.total_cmp(&other.0));
         let at = (self.cpu.len() as f64 * of) as usize;
-        self.cpu.get(at.min(self.cpu.len().saturating_sub(1))).copied().unwrap_or(0.0)
+        self.cpu.get(at.min(self.cpu.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 }
 
 struct Running {
     seed: u64,
     child: Child,
-    since: Instant,
+    /// When its CPU time is looked at again.
+    look_at: Instant,
     output: std::thread::JoinHandle<String>,
 }
 
@@ -80,10 +83,10 @@ pub fn run(many: &Many) -> Result<Sum> {
         }
         while !running.is_empty() && (running.len() >= many.jobs || seed.is_none()) {
             match take_finished(&mut running)? {
-                Some((_, true, output)) => {
+                Some((seed, true, output)) => {
                     sum.passed += 1;
                     sum.beyond += u64::from(output.contains(BEYOND));
-                    sum.cpu.extend(cpu_of(&output));
+                    sum.cpu.extend(cpu_of(&output).map(|cpu| (cpu, seed)));
                 }
                 Some((seed, false, output)) => {
                     sum.failed += 1;
@@ -96,13 +99,20 @@ pub fn run(many: &Many) -> Result<Sum> {
     }
     let (passed, failed) = (sum.passed, sum.failed);
     println!("{passed} seeds passed, {failed} failed in {:.1} s", started.elapsed().as_secs_f64());
-    let (median, most) = (sum.share(0.5), sum.share(1.0));
-    println!("{median:.2} s of CPU for a seed (median), {most:.2} s at most");
+    let ((median, _), (most, costly)) = (sum.share(0.5), sum.share(1.0));
+    println!("{median:.2} s of CPU for a seed (median), {most:.2} s at most (seed {costly})");
     if let Some(path) = &many.sum {
         let text = format!("{} {next} {} {} {failed} {median:.2}\n", many.seed, passed - sum.beyond, sum.beyond);
         std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))?;
     }
     Ok(sum)
+}
+
+/// CPU time of a process with one thread: its number, or `self`. Nothing where the system doesn't tell.
+pub fn spent(process: &str) -> Duration {
+    let spent = std::fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap_or_default();
+    let nanos = spent.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// What a run that passed says of itself.
@@ -133,7 +143,7 @@ fn start(program: &std::path::Path, seed: u64, many: &Many) -> Result<Running> {
         let _ = stderr.map(|mut pipe| pipe.read_to_end(&mut text));
         String::from_utf8_lossy(&text).into_owned()
     });
-    Ok(Running { seed, child, since: Instant::now(), output })
+    Ok(Running { seed, child, look_at: Instant::now() + CPU_EVERY, output })
 }
 
 /// A child that has ended, whether all was well, and what it said.
@@ -143,17 +153,21 @@ fn take_finished(running: &mut Vec<Running>) -> Result<Option<(u64, bool, String
         let mut stuck = false;
         let status = match run.child.try_wait().context("a child can't be waited for")? {
             Some(status) => status,
-            None if run.since.elapsed() > SEED_MAX => {
+            None if run.look_at > Instant::now() => continue,
+            None if spent(&run.child.id().to_string()) <= SEED_CPU_MAX => {
+                run.look_at = Instant::now() + CPU_EVERY;
+                continue;
+            }
+            None => {
                 stuck = true;
                 run.child.kill().context("a child can't be killed")?;
                 run.child.wait().context("a child can't be waited for")?
             }
-            None => continue,
         };
         let run = running.swap_remove(index);
         let mut output = run.output.join().unwrap_or_default();
         if stuck {
-            output.push_str(&format!("seed {}: no end after {} s", run.seed, SEED_MAX.as_secs()));
+            output.push_str(&format!("seed {}: no end after {} s of CPU", run.seed, SEED_CPU_MAX.as_secs()));
         }
         return Ok(Some((run.seed, status.success(), output)));
     }

@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::mem::{CrashKeeps, MemMedia, MemOptions};
 use weft_link::sim::NodeState;
+use weft_reactor::Instant;
 use weft_transport::rpc::Network;
 use weft_wire::control::{Answer, Command};
 use weftd::drives::Device;
 use weftd::node::{Node, NodeEnd, NodeParams};
+use weftd::supervise::{Backoff, BackoffOptions};
 
 /// Numbers that differ between seeds and are the same for all nodes of one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +30,11 @@ pub struct SimNode {
     clock: LocalClock,
     tunables: NodeTunables,
     life: Option<Life>,
+    /// The supervisor's.
+    backoff: Backoff,
+    started: Instant,
+    /// When the supervisor starts the process again that ended by itself.
+    restart_at: Option<Instant>,
     /// It was taken out of the cluster, or never comes back.
     is_gone: bool,
 }
@@ -50,7 +57,18 @@ pub enum Crash {
 impl SimNode {
     pub fn new(index: usize, clock: LocalClock, drives: usize, drive: MemOptions, tunables: NodeTunables) -> Self {
         let media = (0..drives).map(|_| MemMedia::new(drive)).collect();
-        Self { index, media, clock, tunables, life: None, is_gone: false }
+        let backoff = Backoff::new(BackoffOptions::default());
+        Self {
+            index,
+            media,
+            clock,
+            tunables,
+            life: None,
+            backoff,
+            started: Instant::ZERO,
+            restart_at: None,
+            is_gone: false,
+        }
     }
 
     pub fn process(&mut self) -> Option<&mut Process> {
@@ -67,6 +85,11 @@ impl SimNode {
 
     pub fn is_up(&self) -> bool {
         self.life.is_some()
+    }
+
+    /// When its supervisor starts it again.
+    pub fn restart_at(&self) -> Option<Instant> {
+        self.restart_at
     }
 
     /// Why its process ended by itself, if it has.
@@ -117,6 +140,7 @@ impl World {
     /// Starts the daemon of a node that is down.
     pub fn start_node(&mut self, index: usize) {
         let seed = self.random.next_u64();
+        let now = self.now();
         let Some(machine) = self.nodes.get_mut(index).filter(|machine| !machine.is_up() && !machine.is_gone) else {
             return;
         };
@@ -135,18 +159,25 @@ impl World {
         };
         process.handle().spawn("node", live).detach();
         machine.life = Some(Life { process, node, end });
+        machine.started = now;
+        machine.restart_at = None;
         self.trace.note(&format!("node {index} starts"));
     }
 
-    /// The process goes away. Its drives are closed.
-    pub(crate) fn stop_node(&mut self, index: usize) {
+    /// The process has ended by itself. It is started again some time later, as by its supervisor.
+    pub(crate) fn restart_node(&mut self, index: usize) {
         self.crash_node(index, Crash::Kill);
+        let now = self.now();
+        if let Some(machine) = self.nodes.get_mut(index) {
+            machine.restart_at = Some(now + machine.backoff.after_death(now.since(machine.started)));
+        }
     }
 
     /// A node that is down never comes back.
     pub fn abandon_node(&mut self, index: usize) {
         if let Some(machine) = self.nodes.get_mut(index) {
             machine.is_gone = true;
+            machine.restart_at = None;
         }
         self.trace.note(&format!("node {index} is gone"));
     }
@@ -179,6 +210,7 @@ impl World {
                 machine.clock = clock;
             }
         }
+        machine.restart_at = None;
         if let Some(life) = machine.life.take() {
             life.process.kill();
         }

@@ -11,7 +11,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(4);
 
 /// Lets time pass until every node serves, is up in every map, and all buckets are served.
 pub fn settle(world: &mut World, bucket_count: usize) {
-    let noticed = world.run_while(NOTICED_MAX, |world| {
+    let noticed = world.run_until_seen(NOTICED_MAX, |world| {
         let mut served = 0;
         let all = world.nodes.iter().filter(|machine| !machine.is_gone()).all(|machine| {
             let Some(status) = machine.node().map(|node| node.status()) else { return false };

@@ -17,6 +17,7 @@ const DRIFT_PPM_MAX: u64 = 4000;
 /// Machines were switched on at most so long ago.
 const UPTIME_SECONDS_MAX: u64 = 1000;
 const PORT: u16 = 7500;
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Hosts of one network; nodes and clients have every second network.
 const HOSTS: usize = 250;
@@ -111,7 +112,8 @@ impl World {
     fn advance(&mut self, until: Instant) -> bool {
         let wakes = self.nodes.iter_mut().filter_map(SimNode::process).chain(&mut self.clients);
         let next = wakes.filter_map(|process| process.wake_at()).chain(self.net.next_event()).min();
-        let next = next.unwrap_or(Instant::FAR_FUTURE).min(until);
+        let restart = self.nodes.iter().filter_map(SimNode::restart_at).min();
+        let next = next.into_iter().chain(restart).min().unwrap_or(Instant::FAR_FUTURE).min(until);
         self.clock.advance_to(next);
         next < until
     }
@@ -135,6 +137,20 @@ impl World {
             if !self.advance(until) {
                 return Err(TooLate);
             }
+        }
+    }
+
+    /// The same, for what costs so much to look at that it is done now and then.
+    pub fn run_until_seen(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<(), TooLate> {
+        let until = self.now() + limit;
+        loop {
+            if done(self) {
+                return Ok(());
+            }
+            if self.now() >= until {
+                return Err(TooLate);
+            }
+            self.run_until(until.min(self.now() + LOOK_EVERY));
         }
     }
 
@@ -168,16 +184,19 @@ impl World {
         output.borrow_mut().take().ok_or(TooLate)
     }
 
-    /// What the supervisor does: a process that ended by itself is started again.
+    /// What the supervisor does: a process that ended by itself is started again, if it was not removed.
     fn restart_ended(&mut self) {
         for index in 0..self.nodes.len() {
             let ended = self.nodes.get(index).and_then(SimNode::ended);
             if let Some(end) = ended {
                 self.trace.note(&format!("node {index} ended: {end}"));
-                self.stop_node(index);
+                self.restart_node(index);
                 if end == NodeEnd::Removed {
                     self.abandon_node(index);
                 }
+            }
+            let due = self.nodes.get(index).and_then(SimNode::restart_at).is_some_and(|at| at <= self.now());
+            if due {
                 self.start_node(index);
             }
         }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_manager::testing::MemStore;
-use weft_manager::{Manager, Patience, Role, Tunables};
+use weft_manager::{Manager, NotAdmitted, Patience, Role, Tunables};
 use weft_placement::{FormRequest, NewDrive, NewNode, form};
 use weft_reactor::testing::VirtualTime;
 use weft_transport::memory::MemoryNetwork;
@@ -141,10 +141,15 @@ impl Cluster {
     }
 
     /// What `weftd` does when it starts.
-    pub fn starting(&self, number: u16) -> impl Future<Output = Incarnation> + use<> {
+    pub fn try_starting(&self, number: u16) -> impl Future<Output = Result<Incarnation, NotAdmitted>> + use<> {
         let manager = self.manager(number);
         let address = vec![MemoryNetwork::address(core(NodeId(number)))];
-        async move { manager.node_started(address, ([127, 0, 0, 1], 6000 + number).into()).await.unwrap() }
+        async move { manager.node_started(address, ([127, 0, 0, 1], 6000 + number).into()).await }
+    }
+
+    pub fn starting(&self, number: u16) -> impl Future<Output = Incarnation> + use<> {
+        let starting = self.try_starting(number);
+        async move { starting.await.unwrap() }
     }
 
     pub fn admit(&self, number: u16) -> Incarnation {

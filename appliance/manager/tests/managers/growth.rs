@@ -2,7 +2,7 @@
 
 use crate::cluster::*;
 use std::time::Duration;
-use weft_manager::Role;
+use weft_manager::{NotAdmitted, Role};
 use weft_placement::{Holds, Moves, moves};
 use weft_reactor::testing::VirtualTime;
 use weft_wire::manager::{HandOverReason, ManagerReply, Part, Proposal};
@@ -181,6 +181,22 @@ fn growing_and_shrinking_go_on_whoever_dies_in_between() {
     cluster.crash(2);
     assert_eq!(cluster.agreed().nodes.len(), 6);
     cluster.create(7, "still");
+}
+
+#[test]
+fn who_was_removed_while_it_was_away_hears_so() {
+    let mut cluster = Cluster::formed(7, 85);
+    cluster.commit(1, drain(7));
+    through_crashes(&mut cluster, |map| Holds::of(map, Part::Node(NodeId(7))).is_nothing() && at_rest(map));
+    cluster.crash(7);
+    cluster.commit(1, Proposal::Remove { part: Part::Node(NodeId(7)) });
+    cluster.start(7);
+    assert_eq!(cluster.time.block_on(cluster.try_starting(7)), Err(NotAdmitted::Removed));
+    cluster.settle();
+    // It remembers.
+    cluster.crash(7);
+    cluster.start(7);
+    assert_eq!(cluster.time.block_on(cluster.try_starting(7)), Err(NotAdmitted::Removed));
 }
 
 #[test]
