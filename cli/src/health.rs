@@ -52,6 +52,7 @@ pub fn judge(overview: &mut Overview, gathered: &Gathered, cluster: Option<&Clus
         if let Some(cluster) = cluster {
             judge_map_drives(overview, cluster);
             judge_domains(overview, cluster);
+            judge_journals(overview, cluster);
         }
     }
     judge_drives(overview);
@@ -92,6 +93,7 @@ fn judge_nodes(overview: &mut Overview, gathered: &Gathered) {
                 } else if status.phase != SERVING {
                     overview.problems.push(format!("{name} is {}{}", status.phase, waiting(status)));
                 }
+                judge_reach(overview, gathered, entry, status);
             }
         }
         judge_state(overview, entry, answered.status.is_ok());
@@ -100,6 +102,20 @@ fn judge_nodes(overview: &mut Overview, gathered: &Gathered) {
         let versions: Vec<&str> = versions.into_iter().collect();
         overview.notes.push(format!("nodes run different versions: {}", versions.join(", ")));
     }
+}
+
+/// Nodes that the managers reach may not reach each other.
+fn judge_reach(overview: &mut Overview, gathered: &Gathered, entry: &NodeState, status: &Status) {
+    if status.unreached.is_empty() {
+        return;
+    }
+    let nodes = gathered.first.cluster.as_ref().map(|cluster| cluster.nodes.as_slice()).unwrap_or_default();
+    let others: Vec<String> = status.unreached.iter().map(|node| crate::gather::node_name(nodes, *node)).collect();
+    overview.problems.push(format!(
+        "{} does not reach {} though the managers do, so it gives its buckets away: look at the network between them",
+        entry.name,
+        others.join(", ")
+    ));
 }
 
 /// Nodes that come or go by an operator's order are no problem.
@@ -160,6 +176,18 @@ fn judge_domains(overview: &mut Overview, cluster: &ClusterStatus) {
             cluster.buckets,
             cluster.protection,
             cluster.protection.shards()
+        ));
+    }
+}
+
+/// Leaders give their journals other drives when one is away for a while.
+fn judge_journals(overview: &mut Overview, cluster: &ClusterStatus) {
+    if cluster.journals_lacking > 0 {
+        overview.problems.push(format!(
+            "the journals of {} of {} buckets have fewer than {} copies: they are copied to other drives as far as there are any",
+            cluster.journals_lacking,
+            cluster.buckets,
+            usize::from(cluster.protection.parity) + 2
         ));
     }
 }

@@ -101,6 +101,12 @@ fn troubled_buckets_drives_and_nodes_are_problems() {
 }
 
 #[test]
+fn nodes_that_do_not_reach_each_other_are_a_problem() {
+    let overview = overview(|gathered| at(gathered, 1).unreached = vec![NodeId(3)]);
+    unhealthy(&overview, "node2 does not reach node3 though the managers do");
+}
+
+#[test]
 fn a_node_of_another_cluster_is_a_problem() {
     let overview = overview(|gathered| at(gathered, 1).cluster.as_mut().unwrap().id = Uuid(7));
     unhealthy(&overview, "should be node2 and is node2 of cluster");
@@ -140,6 +146,8 @@ fn errors_are_notes() {
 fn domains_that_ran_out_are_a_problem_and_blank_drives_a_note() {
     let folded = overview(|gathered| crate::sample::map(gathered, |cluster| cluster.folded = 3));
     unhealthy(&folded, "3 of 6 buckets have two shards in one failure domain, as protection 4+2 needs 6 domains");
+    let short = overview(|gathered| crate::sample::map(gathered, |cluster| cluster.journals_lacking = 2));
+    unhealthy(&short, "the journals of 2 of 6 buckets have fewer than 4 copies");
     let blank = overview(|gathered| at(gathered, 0).drives[0].state = "blank".into());
     assert_eq!(blank.health, Health::Healthy);
     assert!(blank.notes[0].contains("weft drive add node1"), "{:?}", blank.notes);

@@ -39,6 +39,7 @@ pub fn status(node: u16) -> Status {
             trouble: None,
         }],
         buckets: (0..BUCKETS_EACH).map(|index| bucket(u32::from(node - 1) * BUCKETS_EACH + index)).collect(),
+        unreached: Vec::new(),
     }
 }
 
@@ -93,6 +94,7 @@ fn cluster() -> ClusterStatus {
         moves_under_way: 0,
         moves_waiting: 0,
         folded: 0,
+        journals_lacking: 0,
         hot_spare: 0,
     }
 }

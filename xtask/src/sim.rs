@@ -32,6 +32,9 @@ pub struct Sim {
     /// Instead of seeds with faults: how long the rebuild of a dead node takes in clusters of so many nodes
     #[arg(long, value_name = "NODES,...", value_delimiter = ',', conflicts_with_all = ["resume", "budget", "runs"])]
     rebuild: Vec<usize>,
+    /// Instead of seeds with faults: what making a file costs in a directory that has so many, ascending
+    #[arg(long, value_name = "ENTRIES,...", value_delimiter = ',', conflicts_with_all = ["resume", "budget", "runs", "rebuild"])]
+    creates: Vec<u64>,
     /// Print what happens, and the programs' own logs as RUST_LOG says
     #[arg(long)]
     verbose: bool,
@@ -63,6 +66,9 @@ impl Sim {
         }
         for nodes in &self.rebuild {
             command.arg("--rebuild").arg(nodes.to_string());
+        }
+        for entries in &self.creates {
+            command.arg("--creates").arg(entries.to_string());
         }
         if self.verbose {
             command.arg("--verbose");

@@ -101,7 +101,8 @@ impl Health {
         if !vitals.met || now.since(vitals.heard) > tunables.alive_every * 3 {
             vitals.steady_from = now;
         }
-        vitals.heard = vitals.heard.max(now);
+        // Patience at the beginning is for nodes that are still starting: this one is there, and counts as others do from now on.
+        vitals.heard = if vitals.met { vitals.heard.max(now) } else { now };
         (vitals.met, vitals.refusals) = (true, 0);
     }
 
@@ -276,6 +277,22 @@ mod tests {
         assert_eq!(health.whom_to_ask(&map, at(700), &tunables), [NodeId(2)]);
         assert_eq!(health.judge(&map, at(760), &tunables), BTreeMap::from([(NodeId(2), State::Away)]));
         assert_eq!(health.judge(&map, at(1501), &tunables).len(), 2);
+    }
+
+    #[test]
+    fn patience_with_starting_nodes_ends_when_they_are_there() {
+        let (tunables, map) = (Tunables::default(), map(State::Up));
+        let mut health = Health::default();
+        health.begin(&map, at(0), at(0), &tunables);
+        health.hear(NodeId(1), at(10), &tunables);
+        let silent = at(10) + tunables.away_after;
+        assert_eq!(
+            health.judge(&map, silent, &tunables),
+            BTreeMap::from([(NodeId(1), State::Away)]),
+            "node 2 may start"
+        );
+        let late = at(0) + tunables.start_grace;
+        assert_eq!(health.judge(&map, late, &tunables).len(), 2);
     }
 
     #[test]

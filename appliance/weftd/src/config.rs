@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 pub const NAME_BYTES_MAX: usize = 63;
@@ -13,6 +14,10 @@ pub const CORES_MAX: usize = 128;
 pub const DRIVES_MAX: usize = 256;
 /// Beyond a year, damage adds up faster than it is found.
 pub const SCRUB_DAYS_MAX: u32 = 366;
+/// Less is not told from a busy machine; more is no fail-over.
+pub const AWAY_AFTER_MS: RangeInclusive<u32> = 1000..=60_000;
+/// Less would make shards again for each restart; at most 30 days.
+pub const FAILED_AFTER_S: RangeInclusive<u32> = 5..=30 * 86_400;
 /// Below this the format's fixed regions leave too few zones for data.
 pub const DRIVE_BYTES_MIN: u64 = 64 << 20;
 /// Drives are read and written in blocks of this size.
@@ -59,6 +64,14 @@ pub struct Config {
     /// should agree. Default: 4096.
     #[serde(default = "default_page_entries_max")]
     pub page_entries_max: u64,
+    /// A node that is silent for so long, in milliseconds, is away, and others lead what it led. The managers' leader decides by its
+    /// own number, so the nodes of a cluster should agree. Default: 1500.
+    #[serde(default = "default_away_after_ms")]
+    pub away_after_ms: u32,
+    /// A node that is away for so long, in seconds, is given up, and its shards are made again elsewhere. The nodes of a
+    /// cluster should agree. Default: 30.
+    #[serde(default = "default_failed_after_s")]
+    pub failed_after_s: u32,
     /// The polling threads, numbered from 0 in the order of this file.
     pub cores: Vec<CoreConfig>,
     /// The node's drives.
@@ -137,6 +150,14 @@ fn default_page_entries_max() -> u64 {
     weft_namespace::Tunables::default().page_entries_max
 }
 
+fn default_away_after_ms() -> u32 {
+    weft_manager::Tunables::default().away_after.as_millis() as u32
+}
+
+fn default_failed_after_s() -> u32 {
+    weft_manager::Tunables::default().failed_after.as_secs() as u32
+}
+
 impl Config {
     /// Reads and checks a file, without looking at anything else of the machine.
     pub fn load(path: &Path, exposure: Exposure) -> Result<Config, ConfigError> {
@@ -207,6 +228,19 @@ impl Config {
         }
         if self.page_entries_max == 0 {
             problems.push("page_entries_max 0: a page of a directory can't have fewer than 1 name".into());
+        }
+        if !AWAY_AFTER_MS.contains(&self.away_after_ms) {
+            let (least, most) = AWAY_AFTER_MS.into_inner();
+            problems.push(format!("away_after_ms {} is not between {least} and {most}", self.away_after_ms));
+        }
+        if !FAILED_AFTER_S.contains(&self.failed_after_s) {
+            let (least, most) = FAILED_AFTER_S.into_inner();
+            problems.push(format!("failed_after_s {} is not between {least} and {most}", self.failed_after_s));
+        } else if u64::from(self.failed_after_s) * 1000 < u64::from(self.away_after_ms) {
+            problems.push(format!(
+                "failed_after_s {} is less than away_after_ms {}: a node is away first",
+                self.failed_after_s, self.away_after_ms
+            ));
         }
         if let Err(error) = self.log.parse::<tracing_subscriber::EnvFilter>() {
             problems.push(format!("log {:?} is no filter: {error}", self.log));
@@ -392,6 +426,10 @@ mod tests {
         assert!(problem("268435456", "268435457").contains("multiple"));
         assert!(problem("268435456", "4096").contains("less than"));
         assert!(problem("name =", "log = \"=,=\"\nname =").contains("filter"));
+        assert!(problem("name =", "away_after_ms = 10\nname =").contains("away_after_ms 10 is not between"));
+        assert!(problem("name =", "failed_after_s = 1\nname =").contains("failed_after_s 1 is not between"));
+        let swapped = "away_after_ms = 60000\nfailed_after_s = 10\nname =";
+        assert!(problem("name =", swapped).contains("a node is away first"));
         let long = format!("control_socket = \"/{}\"\nname =", "x".repeat(SOCKET_PATH_BYTES_MAX));
         assert!(problem("name =", &long).contains("Unix socket"));
         let twice = "127.0.0.1:7000\"\n[[cores]]\nlisten = \"127.0.0.1:7000";

@@ -17,7 +17,7 @@ use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
 use weft_wire::limits::{BLOCK_BYTES, RECORD_BYTES_MAX};
 use weft_wire::manager::Proposal;
 use weft_wire::map::{FilesystemState, Map, State};
-use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, Service, Uuid, decode, encode};
+use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, NodeId, Service, Uuid, decode, encode};
 
 /// Pause before a bucket that failed asks for a new epoch.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -85,6 +85,8 @@ struct Inner {
     held: Cell<usize>,
     /// Nothing is opened any more.
     finishing: Cell<bool>,
+    /// Nodes that don't answer this one though the managers say that they are there.
+    unreached: RefCell<BTreeSet<NodeId>>,
 }
 
 /// What becomes of a request.
@@ -120,6 +122,7 @@ impl Leads {
             progress: Notify::new(),
             held: Cell::new(0),
             finishing: Cell::new(false),
+            unreached: RefCell::default(),
         }));
         leads.serve();
         handle.spawn("leads", leads.clone().follow()).detach();
@@ -480,6 +483,14 @@ impl Leads {
 
     pub(crate) fn is_finishing(&self) -> bool {
         self.0.finishing.get()
+    }
+
+    pub(crate) fn set_unreached(&self, nodes: BTreeSet<NodeId>) {
+        self.0.unreached.replace(nodes);
+    }
+
+    pub(crate) fn unreached(&self) -> Vec<NodeId> {
+        self.0.unreached.borrow().iter().copied().collect()
     }
 
     /// Orderly end: everything into runs, so that the next start has little to replay. Peers that stop at the same time

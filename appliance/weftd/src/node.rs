@@ -523,6 +523,7 @@ impl Node {
             }),
             drives: self.drives.borrow().iter().map(|drive| self.drive_state(drive)).collect(),
             buckets: self.bucket_states(),
+            unreached: self.leads.borrow().as_ref().map(Leads::unreached).unwrap_or_default(),
         }
     }
 

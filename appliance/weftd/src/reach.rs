@@ -15,12 +15,13 @@ use weft_wire::{CoreId, NodeId, Service, encode};
 
 /// Time for the last question to a node that was given up.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// So long a node that could not be reached gets nothing of this one's: longer than the network takes to give it up again.
-const LOST_FOR: Duration = Duration::from_secs(5);
+/// How often a node that could not be reached is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// So long a node that gave its buckets away gets no others.
 const GIVER_FOR: Duration = Duration::from_secs(60);
 
-/// Gives buckets away when the network has given a node up that the map says is there.
+/// Gives buckets away when the network has given a node up that the map says is there. `weft status` tells of such nodes until
+/// they answer again.
 pub(crate) async fn run(leads: Leads) {
     let (own, _, handle, map, _) = leads.parts();
     let (own, handle, map) = (own, handle.clone(), map.clone());
@@ -34,20 +35,25 @@ pub(crate) async fn run(leads: Leads) {
         })
     };
     leads.network().watch_silence(tell);
-    let mut lost: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    let mut lost = BTreeSet::new();
     while !leads.is_finishing() {
-        news.notified().await;
+        match lost.is_empty() {
+            true => news.notified().await,
+            false => drop(handle.timeout(ASK_AGAIN, news.notified()).await),
+        }
+        let given_up: BTreeSet<NodeId> = silent.take().into_iter().map(|core| core.node).collect();
         let mut more = false;
-        for core in silent.take() {
-            let Some(newest) = map.get().filter(|_| core.node != own.node) else { continue };
-            if is_there(&newest, core.node) && !answers(&leads, &newest, core).await {
-                lost.insert(core.node, handle.now());
-                more = true;
+        for node in given_up.iter().copied().chain(std::mem::take(&mut lost)).collect::<BTreeSet<_>>() {
+            let Some(newest) = map.get().filter(|_| node != own.node) else { continue };
+            if is_there(&newest, node) && !answers(&leads, &newest, node).await {
+                lost.insert(node);
+                more |= given_up.contains(&node);
             }
         }
         // The managers may have found out meanwhile.
         let Some(newest) = map.get() else { continue };
-        lost.retain(|node, at| handle.now().since(*at) < LOST_FOR && is_there(&newest, *node));
+        lost.retain(|node| is_there(&newest, *node));
+        leads.set_unreached(lost.clone());
         if more && !lost.is_empty() {
             give_away(&leads, &newest, &lost);
         }
@@ -58,18 +64,18 @@ fn is_there(map: &Map, node: NodeId) -> bool {
     map.nodes.get(&node).is_some_and(|node| matches!(node.state, State::Up | State::Draining))
 }
 
-async fn answers(leads: &Leads, map: &Map, core: CoreId) -> bool {
+async fn answers(leads: &Leads, map: &Map, node: NodeId) -> bool {
     let ask = encode(&ManagerRequest::Probe { cluster: map.cluster });
-    let to = CoreId { node: core.node, core: 0 };
+    let to = CoreId { node, core: 0 };
     leads.network().ask(to, Service::Manager, ask, Bytes::new(), ASK_TIMEOUT).await.is_ok()
 }
 
 /// To those who lead least, except for those who can't be reached.
-fn give_away(leads: &Leads, map: &Map, lost: &BTreeMap<NodeId, Instant>) {
+fn give_away(leads: &Leads, map: &Map, lost: &BTreeSet<NodeId>) {
     let (own, incarnation, _, _, propose) = leads.parts();
     let mut led: BTreeMap<CoreId, usize> = BTreeMap::new();
     for node in map.nodes.values() {
-        if node.state == State::Up && node.id != own.node && !lost.contains_key(&node.id) {
+        if node.state == State::Up && node.id != own.node && !lost.contains(&node.id) {
             led.extend((0..node.cores.len() as u8).map(|core| (CoreId { node: node.id, core }, 0)));
         }
     }
@@ -80,7 +86,7 @@ fn give_away(leads: &Leads, map: &Map, lost: &BTreeMap<NodeId, Instant>) {
     if serving.is_empty() || led.is_empty() {
         return;
     }
-    let nodes: Vec<String> = lost.keys().map(NodeId::to_string).collect();
+    let nodes: Vec<String> = lost.iter().map(NodeId::to_string).collect();
     tracing::warn!(
         nodes = nodes.join(", "),
         buckets = serving.len(),

@@ -100,6 +100,7 @@ pub(crate) fn cluster_status(map: &Map) -> ClusterStatus {
         moves_under_way: moves.under_way,
         moves_waiting: moves.waiting,
         folded: weft_placement::folded(map),
+        journals_lacking: weft_placement::journals_lacking(map),
         hot_spare: map.hot_spare,
         filesystems: map
             .filesystems

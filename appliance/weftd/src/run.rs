@@ -79,7 +79,11 @@ pub fn run(config: &Config) -> Result<()> {
         cores: config.cores.iter().map(|core| core.listen).collect(),
         control: config.control_listen,
         devices,
-        manager: Default::default(),
+        manager: weft_manager::Tunables {
+            away_after: Duration::from_millis(config.away_after_ms.into()),
+            failed_after: Duration::from_secs(config.failed_after_s.into()),
+            ..Default::default()
+        },
         lead: crate::lead::Tunables {
             namespace: weft_namespace::Tunables { page_entries_max: config.page_entries_max },
             ..Default::default()

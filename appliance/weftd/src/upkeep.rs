@@ -16,6 +16,8 @@ use weft_wire::{BucketId, CoreId, DriveId, Epoch, NodeId};
 
 /// How often a core looks whether something could be better.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// After an ensemble has been made better: until all are, journals may lack copies.
+const NEXT_AFTER: Duration = Duration::from_millis(20);
 /// A drive that is away for so long is replaced in ensembles that can still write, before another one fails.
 const ENSEMBLE_AFTER: Duration = Duration::from_secs(3);
 /// Nothing is evened out before all nodes have been in the same state for so long.
@@ -79,8 +81,9 @@ pub(crate) async fn run(leads: Leads) {
     let mut since = handle.now();
     let mut seen = None;
     let mut givers = reach::Givers::default();
+    let mut pause = LOOK_EVERY;
     loop {
-        handle.sleep(LOOK_EVERY).await;
+        handle.sleep(std::mem::replace(&mut pause, LOOK_EVERY)).await;
         let Some(newest) = map.get() else { continue };
         if leads.is_finishing() {
             return;
@@ -96,7 +99,12 @@ pub(crate) async fn run(leads: Leads) {
             continue;
         }
         match plan(&leads, &newest, calm, &givers) {
-            Some(wanted) => make(&leads, &newest, wanted).await,
+            Some(wanted) => {
+                make(&leads, &newest, wanted).await;
+                if matches!(wanted, Move::Ensemble(_)) {
+                    pause = NEXT_AFTER;
+                }
+            }
             None if calm >= CALM_AFTER && givers.is_empty() => seen = Some(newest.version),
             None => {}
         }

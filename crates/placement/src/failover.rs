@@ -89,6 +89,14 @@ pub fn better_ensemble(map: &Map, id: BucketId) -> Option<Vec<DriveId>> {
         .then(|| newest.iter().map(|drive| if *drive == from { to } else { *drive }).collect())
 }
 
+/// Buckets whose journal, or what is still needed of an earlier one, has fewer than P+2 copies on drives that live: as many more
+/// failures as the protection allows could stop these.
+pub fn journals_lacking(map: &Map) -> usize {
+    let copies = usize::from(map.protection.parity) + 2;
+    let lacks = |ensemble: &Ensemble| ensemble.drives.iter().filter(|drive| lives(map, **drive)).count() < copies;
+    map.buckets.iter().filter(|bucket| bucket.ensembles.iter().any(lacks)).count()
+}
+
 /// The bucket with a new ensemble in front, and a new epoch for its present leader.
 pub fn with_ensemble(bucket: &Bucket, drives: Vec<DriveId>) -> Bucket {
     let epoch = Epoch(bucket.epoch.0 + 1);

@@ -25,7 +25,9 @@ mod request;
 mod spare;
 
 pub use change::{add_drive, add_node, drive_ready, remove, set_purpose};
-pub use failover::{better_ensemble, drive_failed, is_well, lives, node_states, urgent, with_ensemble};
+pub use failover::{
+    better_ensemble, drive_failed, is_well, journals_lacking, lives, node_states, urgent, with_ensemble,
+};
 pub use fold::folded;
 pub use form::{BUCKETS_PER_CORE_MIN, ZONES_PER_BUCKET_MIN, form};
 pub use holds::Holds;

@@ -145,6 +145,9 @@ pub struct Status {
     pub manager: Option<ManagerState>,
     pub drives: Vec<DriveState>,
     pub buckets: Vec<BucketState>,
+    /// Nodes that don't answer this one though the managers reach them.
+    #[serde(default)]
+    pub unreached: Vec<NodeId>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -168,6 +171,9 @@ pub struct ClusterStatus {
     /// Buckets that have two shards in one domain, because there were too few domains.
     #[serde(default)]
     pub folded: usize,
+    /// Buckets whose journal has fewer copies than it should, on drives that are there.
+    #[serde(default)]
+    pub journals_lacking: usize,
     /// So many nodes' capacity is kept free.
     #[serde(default)]
     pub hot_spare: u16,

@@ -24,3 +24,4 @@ pub mod process;
 pub mod programs;
 pub mod scene;
 pub mod wait;
+pub mod work;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod creates;
 pub mod crew;
 pub mod extras;
 pub mod faults;

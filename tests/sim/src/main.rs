@@ -4,6 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
+use weft_sim::creates;
 use weft_sim::many::{self, Many};
 use weft_sim::run::{RunOptions, run};
 use weft_sim::scale::{self, ScaleOptions};
@@ -39,6 +40,9 @@ struct Arguments {
     /// Instead of seeds with faults: how long the rebuild of a dead node takes in clusters of so many nodes
     #[arg(long, value_name = "NODES,...", value_delimiter = ',')]
     rebuild: Vec<usize>,
+    /// Instead of seeds with faults: what making a file costs in a directory that has so many, ascending
+    #[arg(long, value_name = "ENTRIES,...", value_delimiter = ',')]
+    creates: Vec<u64>,
     #[arg(long, default_value = "4+2")]
     protection: Protection,
     /// Virtual seconds with faults
@@ -87,6 +91,9 @@ fn main() -> ExitCode {
     if !arguments.rebuild.is_empty() {
         return rebuilds(&arguments);
     }
+    if !arguments.creates.is_empty() {
+        return creates(&arguments);
+    }
     let options = RunOptions {
         nodes: arguments.nodes,
         protection: arguments.protection,
@@ -130,6 +137,25 @@ fn rebuilds(arguments: &Arguments) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// A table for docs/design/directories.md.
+fn creates(arguments: &Arguments) -> ExitCode {
+    let costs = creates::costs(arguments.seed, arguments.nodes, arguments.protection, &arguments.creates, cpu_seconds);
+    match costs {
+        Ok(costs) => {
+            println!("| entries | datagrams for a create | CPU us | us in virtual time |\n|--:|--:|--:|--:|");
+            for cost in costs {
+                let creates::Cost { entries, packets, cpu_us, took_us } = cost;
+                println!("| {entries} | {packets:.1} | {cpu_us:.0} | {took_us:.0} |");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn cpu_seconds() -> f64 {

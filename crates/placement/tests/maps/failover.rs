@@ -4,7 +4,8 @@ use crate::common::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_placement::{
-    balance_leaders, better_ensemble, drive_failed, form, lives, node_states, set_leaders, urgent, with_ensemble,
+    balance_leaders, better_ensemble, drive_failed, form, journals_lacking, lives, node_states, set_leaders, urgent,
+    with_ensemble,
 };
 use weft_wire::map::{Bucket, Change, Delta, Map, State};
 use weft_wire::{BucketId, Epoch, Incarnation, MapVersion, NodeId};
@@ -110,10 +111,17 @@ fn ensembles_are_made_better_until_they_are_good() {
         changes += 1;
         assert!(changes < 200, "it never ends");
     }
+    let of_three = |bucket: &&Bucket| {
+        bucket.ensembles.iter().flat_map(|ensemble| &ensemble.drives).any(|drive| !lives(&map, *drive))
+    };
+    let copying = map.buckets.iter().filter(of_three).count();
+    assert!(copying > 0);
+    assert_eq!(journals_lacking(&map), copying, "what earlier ones hold is not copied yet");
     let all_live = |map: &Map, bucket: &Bucket| bucket.ensembles[0].drives.iter().all(|drive| lives(map, *drive));
     assert!(map.buckets.iter().all(|bucket| all_live(&map, bucket) && bucket.ensembles[0].drives.len() == 4));
     // Leaders have dropped the earlier ones; the node comes back and gets its share of journals and leaders.
     map.buckets.iter_mut().for_each(|bucket| bucket.ensembles.truncate(1));
+    assert_eq!(journals_lacking(&map), 0);
     let mut map = become_(&map, &[3], State::Up);
     assert!(!balance_leaders(&map).is_empty());
     let moves = balance_leaders(&map).into_iter().collect();
