@@ -299,6 +299,7 @@ impl Mind {
             }),
             drives: vec![self.drive(map)],
             buckets: map.map(|map| self.buckets(map)).unwrap_or_default(),
+            unreached: Vec::new(),
         }
     }
 
@@ -342,6 +343,7 @@ impl Mind {
             moves_under_way: 0,
             moves_waiting: 0,
             folded: 0,
+            journals_lacking: 0,
             hot_spare: map.hot_spare,
         }
     }

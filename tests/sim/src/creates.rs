@@ -57,7 +57,7 @@ pub fn costs(
     world.form(protection, BUCKET_BITS)?;
     world.create_filesystem(FS)?;
     let (process, client) = world.connect(FS)?;
-    let mut run = |world: &mut World, work: Work| {
+    let run = |world: &mut World, work: Work| {
         let done = world.block_on_client(process, PHASE_MAX, work.run(Rc::clone(&client)));
         done.map_err(|_| "it takes too long".to_string())?.map_err(|errno| format!("a create fails: {errno}"))
     };
