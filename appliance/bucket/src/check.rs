@@ -59,7 +59,7 @@ struct Seen {
 impl Bucket {
     /// Checks all of it: every live block has a place of its own in a stripe or the journal, live counts are the sums
     /// of what refers to them, rows and zones belong to one stripe and one set, every shard is what was written, and
-    /// parity fits the data. `NotReady`: it changed all the time.
+    /// parity fits the data. `NotReady`: it changed all the time; `Deposed`: someone else leads, nothing is known.
     pub async fn check(&self) -> Result<Checked, BucketError> {
         for _ in 0..TRIES_MAX {
             let at = self.0.log.last();
@@ -73,6 +73,8 @@ impl Bucket {
             self.check_index_stripes(&mut checked);
             self.check_drives(seen, &mut checked).await?;
             self.check_zones(&mut checked).await;
+            // A leader that was replaced meanwhile would take for lost what its successor has freed.
+            self.readable().await?;
             return Ok(checked);
         }
         Err(BucketError::NotReady("the bucket changes while it is checked".into()))

@@ -14,8 +14,10 @@ use weft_wire::{FsId, InodeId};
 
 /// In virtual time, for all that is there.
 const REMOVE_MAX: Duration = Duration::from_secs(120);
-/// Cuts are remembered for two minutes, sessions for half a one.
-const FORGET: Duration = Duration::from_secs(240);
+/// Cuts are remembered for two minutes, sessions for half a one: when it is first looked, how often then, and how many times.
+const FORGET: Duration = Duration::from_secs(150);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+const LOOKS: usize = 7;
 /// Keys of a kind that are shown.
 const SHOWN_MAX: usize = 4;
 
@@ -42,6 +44,19 @@ pub fn check(world: &mut World, crew: &Crew) -> Result<(), String> {
         closed.map_err(|_| "a client can't go".to_string())?;
     }
     world.run_for(FORGET);
+    let mut left = look(world, crew, root, fs)?;
+    for _ in 1..LOOKS {
+        if left.is_empty() {
+            return Ok(());
+        }
+        world.run_for(LOOK_EVERY);
+        left = look(world, crew, root, fs)?;
+    }
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+/// What is there and should not be.
+fn look(world: &mut World, crew: &Crew, root: InodeId, fs: FsId) -> Result<Vec<String>, String> {
     let mut left = Vec::new();
     for (node, bucket) in stripes::buckets(world) {
         let tags = OF_FILES.map(|tag| (fs, tag)).into_iter().chain(OF_CLIENTS.map(|tag| (FsId(0), tag)));
@@ -74,7 +89,7 @@ pub fn check(world: &mut World, crew: &Crew) -> Result<(), String> {
             }
         }
     }
-    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    Ok(left)
 }
 
 async fn remove_all(client: &Client, root: InodeId) -> Result<(), Errno> {

@@ -50,7 +50,7 @@ pub fn repair(world: &mut World, bucket_count: usize) -> Result<(), String> {
                     missed |= found.unreachable_shards > 0;
                 }
                 // While nodes come back, buckets still go to other leaders. The next pass meets those.
-                Ok(Err(BucketError::Stopped)) => missed = true,
+                Ok(Err(BucketError::Stopped | BucketError::Deposed(_))) => missed = true,
                 Ok(Err(error)) => return Err(format!("{id} can't be scrubbed: {error}")),
                 Err(_) => return Err(format!("scrubbing {id} does not end")),
             }
@@ -111,7 +111,7 @@ fn look(world: &mut World, bucket_count: usize) -> Look {
             }
             // Its background work goes on all the time: nothing was found wrong.
             Ok(Err(BucketError::NotReady(_))) => {}
-            Ok(Err(BucketError::Stopped)) => moved = true,
+            Ok(Err(BucketError::Stopped | BucketError::Deposed(_))) => moved = true,
             Ok(Err(error)) => problems.push(format!("{id} can't be checked: {error}")),
             Err(_) => problems.push(format!("checking {id} does not end")),
         }

@@ -281,3 +281,29 @@ fn damage_up_to_p_is_repaired_and_beyond_is_told() {
         assert_eq!(bucket.stats().checksum_errors, before, "the stripe is in a new place");
     });
 }
+
+#[test]
+fn who_was_replaced_does_not_take_for_lost_what_its_successor_freed() {
+    let time = VirtualTime::new(9);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables::default()).await;
+        let former = rig.open().await;
+        write(&former, 0, blocks(1, 256)).await.expect("write");
+        assert_eq!(former.check().await.expect("check").problems, Vec::<String>::new());
+        let bucket = rig.open().await;
+        let mut batch = Batch::new();
+        batch.punch(FILE, 0..256);
+        let seq = bucket.commit(batch).await.expect("punch");
+        bucket.settled(seq).await.expect("settled");
+        for _ in 0..100 {
+            if bucket.stats().freed_sets > 0 {
+                break;
+            }
+            rig.handle.sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert!(bucket.stats().freed_sets > 0, "{:?}", bucket.stats());
+        let checked = former.check().await;
+        assert!(matches!(checked, Err(BucketError::Deposed(_) | BucketError::Stopped)), "{checked:?}");
+        assert_eq!(bucket.check().await.expect("check").problems, Vec::<String>::new());
+    });
+}
