@@ -243,8 +243,7 @@ impl Filesystem for Weft {
 
     async fn getattr(&self, request: &Request, node: NodeId, _handle: Option<FileHandle>) -> Result<Attributes> {
         let fresh = self.serve(request, async |client, numbers| {
-            let mut attr = client.getattr(numbers.inode(node)).await?;
-            attr.blocks = client.count_blocks(&attr).await?;
+            let attr = client.stat(numbers.inode(node)).await?;
             Ok(Attributes { attr: numbers.attr(&attr), valid: VALID })
         });
         if node == NodeId::ROOT { self.or_as_seen(&ROOT_SEEN, fresh).await } else { fresh.await }

@@ -25,6 +25,8 @@ pub enum Tag {
     Stripe = b'S',
     /// Files with blocks here that may not know of them.
     Stray = b'W',
+    /// When files were last written that have blocks here and whose inodes aren't told of each write.
+    Time = b'M',
 }
 
 /// A file as the bucket sees it: something that has blocks.

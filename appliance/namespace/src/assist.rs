@@ -56,6 +56,9 @@ impl Namespace {
                 ParticipantReply::Pages(states)
             }
             ParticipantOp::Reach { fs, inodes } => ParticipantReply::Reached(self.reach(fs, inodes).await?),
+            ParticipantOp::Written { fs, inode, forget_ns } => {
+                ParticipantReply::Written(self.written_here(fs, inode, forget_ns).await?)
+            }
             ParticipantOp::Inherit { fs, page } => {
                 self.inherit(fs, page, &body).await?;
                 ParticipantReply::Done

@@ -8,7 +8,7 @@ use crate::{Call, Namespace, Outcome, WAIT_MAX, cut, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
-use weft_wire::fs::{Attr, FileKind, FsError, FsOp, FsReply, SetAttr, SetTime};
+use weft_wire::fs::{Attr, FileKind, FsError, FsOp, FsReply, LateTimes, SetAttr, SetTime};
 use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BLOCKS, SLAB_BYTES};
 use weft_wire::{FsId, InodeId};
 
@@ -73,6 +73,9 @@ impl Namespace {
         {
             self.uncover(call, number, &mut inode, size).await?;
         }
+        if set.mtime.is_some() {
+            self.settle_times(call, number, &mut inode).await?;
+        }
         if let Some(mode) = set.mode {
             inode.mode = mode & 0o7777;
         }
@@ -101,7 +104,7 @@ impl Namespace {
             if size > FILE_BYTES_MAX {
                 return Err(errno::EFBIG);
             }
-            inode.mtime_ns = call.now_ns;
+            inode.written(call.now_ns);
             cuts_elsewhere = self.resize(call, number, &mut inode, size, &mut batch).await?;
         }
         let time = |time: SetTime| match time {
@@ -113,6 +116,9 @@ impl Namespace {
         }
         if let Some(mtime) = set.mtime {
             inode.mtime_ns = time(mtime);
+            if inode.late != LateTimes::Never {
+                inode.late = LateTimes::AfterSet;
+            }
             said.mtime_ns = inode.mtime_ns;
             inode.split_since_ns = inode.split_since_ns.map(|since| since.max(newest_ns));
         }

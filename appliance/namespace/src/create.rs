@@ -8,7 +8,7 @@ use crate::{Call, Namespace, Outcome, acl, dentries, errno};
 use bytes::Bytes;
 use std::rc::Rc;
 use weft_bucket::Batch;
-use weft_wire::fs::{Attr, FileKind, FsError, FsReply, NewNode};
+use weft_wire::fs::{Attr, FileKind, FsError, FsReply, LateTimes, NewNode};
 use weft_wire::hash::directory_position;
 use weft_wire::limits::SYMLINK_BYTES_MAX;
 use weft_wire::page::PageId;
@@ -93,6 +93,7 @@ impl Namespace {
             cutting: false,
             has_xattrs: !xattrs.is_empty(),
             linkable: false,
+            late: LateTimes::Never,
         };
         Ok(Born { inode, xattrs })
     }
@@ -308,6 +309,7 @@ impl Namespace {
             cutting: false,
             has_xattrs: false,
             linkable: false,
+            late: LateTimes::Never,
         };
         let mut batch = Batch::new();
         batch.put(inode_key(call.fs, root), weft_wire::encode(&inode));

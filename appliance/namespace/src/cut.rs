@@ -64,6 +64,7 @@ impl Namespace {
         self.forget_cut_later(call.fs, number, generation);
         if size <= SLAB_BYTES {
             self.cut_strays(call.fs, number, &mut batch).await?;
+            self.cut_time(call.fs, number, &mut batch).await?;
         }
         {
             let _slab = self.lock_slab(call, number, size / SLAB_BYTES).await;

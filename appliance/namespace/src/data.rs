@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use weft_bucket::{Batch, KeyBuilder, LockGuard, Mode, Tag};
 use weft_reactor::{AlignedBuf, join_all};
-use weft_wire::fs::{FallocateMode, FileKind, FsError, FsReply, SeekTarget};
+use weft_wire::fs::{FallocateMode, FileKind, FsError, FsReply, LateTimes, SeekTarget};
 use weft_wire::limits::{BLOCK_BYTES, FILE_BYTES_MAX, SLAB_BYTES};
 use weft_wire::{FsId, InodeId};
 
@@ -20,8 +20,7 @@ const LOOKS_MAX: u32 = 3;
 
 /// A write, as the attributes show it.
 fn touch(inode: &mut Inode, call: &Call, kill_setid: bool) {
-    inode.mtime_ns = call.now_ns;
-    inode.ctime_ns = call.now_ns;
+    inode.written(call.now_ns);
     if kill_setid {
         inode.kill_setid();
     }
@@ -45,7 +44,7 @@ impl Namespace {
 
     /// The same for a writer that doesn't hold the inode's lock: no cut comes between its look at the newest cut and its
     /// record, which would bring back what the cut removed.
-    async fn lock_for_write(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
+    pub(crate) async fn lock_for_write(&self, call: &Call, number: InodeId, slab: u64) -> LockGuard {
         let slab = slab_key(call.fs, number, slab);
         self.bucket.lock_modes([(cut_key(call.fs, number), Mode::Shared), (slab, Mode::Exclusive)]).await
     }
@@ -56,7 +55,7 @@ impl Namespace {
         Ok(found.map_err(errno::of_bucket)?.into_iter().next().and_then(|extent| extent.data))
     }
 
-    fn check_range(offset: u64, len: u64) -> Result<Range<u64>, FsError> {
+    pub(crate) fn check_range(offset: u64, len: u64) -> Result<Range<u64>, FsError> {
         let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX).ok_or(errno::EFBIG)?;
         if len > 0 && offset / SLAB_BYTES != (end - 1) / SLAB_BYTES {
             return Err(errno::EINVAL);
@@ -183,7 +182,7 @@ impl Namespace {
 
     /// A writer that hasn't heard of the newest cut would bring back what it removed, a reader take for zeros what is
     /// beyond the end.
-    async fn check_cut(&self, call: &Call, number: InodeId, generation: u64) -> Result<(), FsError> {
+    pub(crate) async fn check_cut(&self, call: &Call, number: InodeId, generation: u64) -> Result<(), FsError> {
         let newest = self.newest_cut(call.fs, number).await?.generation;
         if generation < newest { Err(FsError::Cut { generation: newest }) } else { Ok(()) }
     }
@@ -265,7 +264,7 @@ impl Namespace {
 
     /// Puts bytes into the batch as whole blocks: through a stripe of their own if there are many, else by the journal.
     /// `inline`: what block 0 holds, if that is not stored as a block. On an error the batch is as before.
-    async fn put_data(
+    pub(crate) async fn put_data(
         &self,
         call: &Call,
         number: InodeId,
@@ -405,6 +404,10 @@ impl Namespace {
         if end > INLINE_BYTES_MAX as u64 {
             self.spill(call, number, &mut inode, &mut batch);
         }
+        if end > SLAB_BYTES && end <= inode.size && inode.late == LateTimes::Never {
+            // It is being overwritten: from now on its writers needn't come here.
+            inode.late = LateTimes::Newest;
+        }
         inode.size = inode.size.max(end);
         touch(&mut inode, call, kill_setid);
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
@@ -461,8 +464,7 @@ impl Namespace {
             if grows {
                 inode.size = inode.size.max(range.end);
             }
-            inode.mtime_ns = call.now_ns;
-            inode.ctime_ns = call.now_ns;
+            inode.written(call.now_ns);
             inode.blocks = self.blocks_after(call, number, &batch).await?;
             batch.put(inode_key(call.fs, number), weft_wire::encode(inode));
             attr = Some(inode.attr(number));

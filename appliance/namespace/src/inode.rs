@@ -4,7 +4,7 @@ use crate::errno;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use weft_bucket::{Bucket, KeyBuilder, Object, Tag};
-use weft_wire::fs::{Attr, FileKind, FsError};
+use weft_wire::fs::{Attr, FileKind, FsError, LateTimes};
 use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::page::PageId;
 use weft_wire::{ClientId, FsId, InodeId};
@@ -49,6 +49,7 @@ pub struct Inode {
     /// Born without a name (O_TMPFILE) and never given one: the only kind of nameless inode that may get a name. What
     /// lost its last name may be half removed already.
     pub linkable: bool,
+    pub late: LateTimes,
 }
 
 impl Inode {
@@ -75,11 +76,21 @@ impl Inode {
             ctime_ns: self.ctime_ns,
             btime_ns: self.btime_ns,
             cut_generation: self.cut_generation,
+            late: self.late,
         }
     }
 
     pub fn is_split(&self) -> bool {
         self.split_since_ns.is_some()
+    }
+
+    /// Its contents have changed.
+    pub fn written(&mut self, now_ns: i64) {
+        self.mtime_ns = now_ns;
+        self.ctime_ns = now_ns;
+        if self.late == LateTimes::AfterSet {
+            self.late = LateTimes::Newest;
+        }
     }
 
     /// A write or truncate by an ordinary user: the file must not keep its powers.
@@ -169,6 +180,11 @@ pub fn cut_key(fs: FsId, inode: InodeId) -> Bytes {
 /// The mark of a file with blocks behind slab 0 in this bucket that its inode may not know of.
 pub fn stray_key(fs: FsId, inode: InodeId) -> Bytes {
     KeyBuilder::new(fs, Tag::Stray).u64(inode.0).build()
+}
+
+/// When a file was last overwritten here, if its inode isn't told.
+pub fn time_key(fs: FsId, inode: InodeId) -> Bytes {
+    KeyBuilder::new(fs, Tag::Time).u64(inode.0).build()
 }
 
 /// The newest cut that a bucket has heard of.

@@ -15,6 +15,7 @@ mod dentries;
 mod errno;
 mod inode;
 mod intents;
+mod late;
 mod locking;
 mod locks;
 mod opens;
@@ -219,6 +220,9 @@ impl Namespace {
             FsOp::Write { inode, offset, cut_generation, kill_setid } => {
                 self.write(call, inode, offset, cut_generation, kill_setid, body).await
             }
+            FsOp::Overwrite { inode, offset, cut_generation, after_ns } => {
+                self.overwrite(call, inode, offset, cut_generation, after_ns, body).await
+            }
             FsOp::Append { inode, kill_setid } => self.append(call, inode, kill_setid, body).await,
             FsOp::Publish { inode, start, end, cut_generation, kill_setid } => {
                 self.publish(call, inode, start..end, cut_generation, kill_setid).await
@@ -228,8 +232,9 @@ impl Namespace {
             }
             FsOp::Seek { inode, offset, end, target } => self.seek(call, inode, offset, end, target).await,
             FsOp::CountBlocks { inode } => {
-                let blocks = self.bucket.count_blocks(inode::object(call.fs, inode)).await;
-                Ok((FsReply::Blocks(blocks.map_err(errno::of_bucket)?), Bytes::new()))
+                let count = self.bucket.count_blocks(inode::object(call.fs, inode)).await.map_err(errno::of_bucket)?;
+                let written_ns = self.newest_time(call.fs, inode).await?;
+                Ok((FsReply::Blocks { count, written_ns }, Bytes::new()))
             }
             FsOp::StatFs => self.stat_fs(),
             FsOp::MakeRoot { root } => self.make_root(call, root).await,

@@ -154,7 +154,7 @@ impl Client {
         self.change(inode.position(), op, Bytes::new()).await.map_err(Errno::from)
     }
 
-    /// The attributes, without the blocks of slabs in other buckets: [`Client::count_blocks`] tells those.
+    /// The attributes as the inode's leader has them: what the buckets of slabs have to say is in [`Client::stat`].
     pub async fn getattr(&self, inode: InodeId) -> Result<Attr, Errno> {
         self.getattr_of(inode, false).await
     }

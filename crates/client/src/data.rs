@@ -9,13 +9,13 @@ use crate::errno::Errno;
 use crate::request::{Effect, Failure};
 use crate::tunables::{
     AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATION_AGE_MAX, GENERATION_USED_MAX, GENERATIONS_MAX, PARALLEL_MAX,
-    PUNCH_SLABS_MAX, SLABS_ASKED_MAX,
+    PUNCH_SLABS_MAX, SLABS_ASKED_MAX, STAT_LOOKS_MAX,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use weft_reactor::{Instant, join, join_all};
-use weft_wire::fs::{Attr, FallocateMode, FsOp, FsReply, SeekTarget};
+use weft_wire::fs::{Attr, FallocateMode, FsOp, FsReply, LateTimes, SeekTarget};
 use weft_wire::hash::slab_position;
 use weft_wire::limits::{FILE_BYTES_MAX, SLAB_BYTES};
 use weft_wire::{BucketId, InodeId, Position};
@@ -57,6 +57,18 @@ pub(crate) struct Heard {
     reached: u64,
     /// A size under that generation, and when the inode's leader was asked for it.
     size: Option<(u64, Instant)>,
+    /// The inode has said that overwrites needn't be told to it. That stays so.
+    late: bool,
+    /// The newest ctime.
+    newest_ns: i64,
+}
+
+/// How a write goes whose time the slabs keep: under the generation in which the file was so long.
+#[derive(Clone, Copy, Debug)]
+struct Late {
+    generation: u64,
+    /// The newest time that was heard of the file.
+    after_ns: i64,
 }
 
 impl Client {
@@ -81,11 +93,13 @@ impl Client {
             generations.clear();
         }
         let (generation, at) = (attr.cut_generation, self.handle.now());
-        let first = Heard { generation, at, reached: 0, size: None };
+        let first = Heard { generation, at, reached: 0, size: None, late: false, newest_ns: i64::MIN };
         let known = generations.entry(attr.inode).or_insert(first);
         if generation > known.generation {
-            *known = first;
+            *known = Heard { late: known.late, newest_ns: known.newest_ns, ..first };
         }
+        known.late |= attr.late != LateTimes::Never;
+        known.newest_ns = known.newest_ns.max(attr.ctime_ns);
         if generation == known.generation {
             known.at = known.at.max(at);
             known.reached = known.reached.max(attr.size_bytes);
@@ -199,6 +213,7 @@ impl Client {
         }
         let mut pause_max = AGAIN_FIRST;
         loop {
+            let late = self.times_come_late(inode, offset..end, kill_setid);
             let writes = pieces(offset..end).map(|piece| {
                 let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
                 async move {
@@ -206,11 +221,17 @@ impl Client {
                         // It publishes itself.
                         self.write_first_slab(inode, piece.start, part, kill_setid).await.map(|()| None)
                     } else {
-                        self.write_slab(inode, piece.start, part).await.map(Some)
+                        self.write_slab(inode, piece.start, part, late).await.map(Some)
                     }
                 }
             });
-            let (outcomes, told) = join(join_all(writes), self.publish_beside(inode, offset..end, kill_setid)).await;
+            let beside = async {
+                match late {
+                    Some(late) => Some(late.generation),
+                    None => self.publish_beside(inode, offset..end, kill_setid).await,
+                }
+            };
+            let (outcomes, told) = join(join_all(writes), beside).await;
             let mut stands = offset;
             let mut failed = None;
             let mut written: BTreeMap<u64, Range<u64>> = BTreeMap::new();
@@ -248,6 +269,13 @@ impl Client {
         }
     }
 
+    /// A write before the end of a file whose inode needn't be told of it: its slabs keep the time.
+    fn times_come_late(&self, inode: InodeId, range: Range<u64>, kill_setid: bool) -> Option<Late> {
+        let heard = self.generations.borrow().get(&inode).copied()?;
+        let fits = heard.late && !kill_setid && range.start >= SLAB_BYTES && range.end <= heard.reached;
+        fits.then_some(Late { generation: heard.generation, after_ns: heard.newest_ns })
+    }
+
     /// Within a file, by all that is known, a write changes the times alone, and they needn't wait for the data. Answers under
     /// which cut generation they were published; data that a slab took under another one is published when it stands.
     async fn publish_beside(&self, inode: InodeId, range: Range<u64>, kill_setid: bool) -> Option<u64> {
@@ -269,12 +297,12 @@ impl Client {
         }
     }
 
-    async fn write_slab(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<u64, Errno> {
-        self.change_slab(inode, offset, data, |cut_generation| FsOp::Write {
-            inode,
-            offset,
-            cut_generation,
-            kill_setid: false,
+    async fn write_slab(&self, inode: InodeId, offset: u64, data: Bytes, late: Option<Late>) -> Result<u64, Errno> {
+        self.change_slab(inode, offset, data, |cut_generation| match late {
+            Some(Late { generation, after_ns }) if generation == cut_generation => {
+                FsOp::Overwrite { inode, offset, cut_generation, after_ns }
+            }
+            _ => FsOp::Write { inode, offset, cut_generation, kill_setid: false },
         })
         .await
     }
@@ -496,23 +524,46 @@ impl Client {
         positions.filter(|position| seen.insert(map.bucket_of(*position))).collect()
     }
 
-    /// Allocated blocks of 4 KiB, in all buckets.
-    pub async fn count_blocks(&self, attr: &Attr) -> Result<u64, Errno> {
-        if attr.size_bytes <= SLAB_BYTES {
-            return Ok(attr.blocks);
+    /// What an application sees of an inode: the blocks of all slabs, the time of the newest write.
+    pub async fn stat(&self, inode: InodeId) -> Result<Attr, Errno> {
+        let mut attr = self.getattr(inode).await?;
+        for look in 1..=STAT_LOOKS_MAX {
+            if attr.size_bytes <= SLAB_BYTES {
+                break;
+            }
+            let (blocks, written_ns) = self.ask_slabs(&attr).await?;
+            let seen = attr;
+            if attr.late != LateTimes::Never {
+                // Who sets mtime makes the buckets forget theirs: what they said counts if nobody did so meanwhile.
+                attr = self.getattr(inode).await?;
+            }
+            if (attr.mtime_ns, attr.ctime_ns) == (seen.mtime_ns, seen.ctime_ns) || look == STAT_LOOKS_MAX {
+                attr.blocks = blocks;
+                attr.add_late(written_ns);
+                self.learn(&attr);
+                break;
+            }
         }
+        Ok(attr)
+    }
+
+    /// Allocated blocks of 4 KiB in all buckets, and the newest write that they know of.
+    async fn ask_slabs(&self, attr: &Attr) -> Result<(u64, Option<i64>), Errno> {
         let inode = attr.inode;
-        let mut blocks = 0;
+        let (mut blocks, mut newest) = (0, None);
         for some in self.buckets_of(inode, 0..attr.size_bytes).chunks(PARALLEL_MAX) {
             let asks = some.iter().map(|position| self.ask(*position, FsOp::CountBlocks { inode }));
             for answer in join_all(asks).await {
                 match answer? {
-                    (FsReply::Blocks(count), _) => blocks += count,
+                    (FsReply::Blocks { count, written_ns }, _) => {
+                        blocks += count;
+                        newest = newest.max(written_ns);
+                    }
                     other => return Err(unexpected(&other)),
                 }
             }
         }
-        Ok(blocks)
+        Ok((blocks, newest))
     }
 }
 

@@ -45,6 +45,8 @@ pub const PARALLEL_MAX: usize = 16;
 pub const SLABS_ASKED_MAX: u64 = 64;
 /// Slabs that a hole is punched into whether the file's size reaches them or not.
 pub const PUNCH_SLABS_MAX: u64 = 4096;
+/// Looks at a file whose times are set meanwhile.
+pub const STAT_LOOKS_MAX: u32 = 4;
 /// Files whose cut generation is remembered.
 pub const GENERATIONS_MAX: usize = 16_384;
 /// How long a file's cut generation is used for new writes, or its size for new reads, after it was heard, and within which

@@ -90,6 +90,12 @@ pub enum ParticipantOp {
         fs: FsId,
         inodes: Vec<InodeId>,
     },
+    /// When a file was last written here by overwrites. Times up to `forget_ns` are forgotten first.
+    Written {
+        fs: FsId,
+        inode: InodeId,
+        forget_ns: Option<i64>,
+    },
     /// What is made by the page's names takes over something else of the directory: the body says what.
     Inherit {
         fs: FsId,
@@ -123,6 +129,7 @@ pub enum ParticipantReply {
     Pages(Vec<PageState>),
     /// One for each that was asked for.
     Reached(Vec<Reach>),
+    Written(Option<i64>),
     /// The request could not be served: by what follows.
     Refused(FsError),
 }

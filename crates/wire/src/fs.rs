@@ -65,6 +65,33 @@ pub struct Attr {
     pub btime_ns: i64,
     /// Rises with each cut (truncate); writes carry it.
     pub cut_generation: u64,
+    /// Whether the buckets of the slabs know of newer writes.
+    pub late: LateTimes,
+}
+
+/// What the times of an inode have to do with those that the buckets of its slabs keep ([`FsOp::Overwrite`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LateTimes {
+    /// They keep none.
+    #[default]
+    Never,
+    /// The newest of all counts.
+    Newest,
+    /// An application has set mtime; a write that a slab knows of came later, whatever the two say.
+    AfterSet,
+}
+
+impl Attr {
+    /// Takes in the time of the newest write that the buckets of the slabs know of.
+    pub fn add_late(&mut self, written_ns: Option<i64>) {
+        let Some(written_ns) = written_ns else { return };
+        match self.late {
+            LateTimes::Never => return,
+            LateTimes::Newest => self.mtime_ns = self.mtime_ns.max(written_ns),
+            LateTimes::AfterSet => self.mtime_ns = written_ns,
+        }
+        self.ctime_ns = self.ctime_ns.max(written_ns);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,12 +323,21 @@ pub enum FsOp {
         cut_generation: u64,
         kill_setid: bool,
     },
+    /// Data in the body, for a slab beyond the first, before the end of a file whose inode says that times come late: the
+    /// slab's bucket keeps the time of the write, which is later than `after_ns`.
+    Overwrite {
+        inode: InodeId,
+        offset: u64,
+        cut_generation: u64,
+        after_ns: i64,
+    },
     /// Large O_APPEND and others ask the inode's leader to fix an offset and write; data in the body.
     Append {
         inode: InodeId,
         kill_setid: bool,
     },
     /// Data from `start` to `end` is durable at the slabs' owners: publishes the size and the times. `end` 0: times only.
+    /// From the first one on that lies before the end, times may come late.
     /// `cut_generation`: the oldest that the data was written under; if a cut came since, or comes now because others left
     /// something before `start` that they never published, it is to be written again.
     Publish {
@@ -325,7 +361,7 @@ pub enum FsOp {
         end: u64,
         target: SeekTarget,
     },
-    /// Allocated blocks of the inode's slabs in this bucket.
+    /// Allocated blocks of the inode's slabs in this bucket, and when it was last told to overwrite some.
     CountBlocks {
         inode: InodeId,
     },
@@ -386,7 +422,10 @@ pub enum FsReply {
         attr: Option<Attr>,
     },
     Offset(Option<u64>),
-    Blocks(u64),
+    Blocks {
+        count: u64,
+        written_ns: Option<i64>,
+    },
     Space(Space),
     /// `reassert`: the leader is new, and wants to hear what the client holds.
     Renewed {

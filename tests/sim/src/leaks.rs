@@ -22,8 +22,8 @@ const LOOKS: usize = 7;
 const SHOWN_MAX: usize = 4;
 
 /// Tags of a filesystem's keys. The root's inode and pages are all that may be there.
-const OF_FILES: [Tag; 8] =
-    [Tag::Inode, Tag::Dentry, Tag::Page, Tag::Xattr, Tag::Open, Tag::Cut, Tag::Stray, Tag::Extent];
+const OF_FILES: [Tag; 9] =
+    [Tag::Inode, Tag::Dentry, Tag::Page, Tag::Xattr, Tag::Open, Tag::Cut, Tag::Stray, Tag::Time, Tag::Extent];
 /// Tags of what belongs to no filesystem.
 const OF_CLIENTS: [Tag; 3] = [Tag::Result, Tag::Open, Tag::Transaction];
 

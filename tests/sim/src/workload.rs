@@ -322,7 +322,7 @@ impl Hand {
                 client.setattr(*inode, set).await.map(|_| Outcome::Done)
             }
             Call::Stat { inode } => {
-                let attr = client.getattr(*inode).await?;
+                let attr = client.stat(*inode).await?;
                 if !attr.size_bytes.is_multiple_of(cell_bytes) {
                     return Ok(Outcome::Nonsense(format!("a size of {} bytes", attr.size_bytes)));
                 }

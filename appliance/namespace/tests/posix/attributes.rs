@@ -2,7 +2,10 @@
 
 use crate::rig::*;
 use std::time::Duration;
+use weft_drive::mem::CrashKeeps;
 use weft_wire::fs::*;
+
+const MIB: u64 = 1 << 20;
 
 const EEXIST: i32 = 17;
 const ERANGE: i32 = 34;
@@ -82,6 +85,59 @@ fn times_tell_what_happened() {
         tick().await;
         assert!(client.create(ROOT, "f").await.is_err());
         assert_eq!(client.getattr(ROOT).await.unwrap(), before);
+    });
+}
+
+#[test]
+fn times_of_overwrites_are_kept_by_the_slabs_until_an_application_sets_them() {
+    run(45, |rig| async move {
+        let client = rig.client(1);
+        let tick = || rig.handle().sleep(Duration::from_millis(5));
+        let f = client.create(ROOT, "f").await.unwrap();
+        client.write(f, 0, &vec![1; 3 * MIB as usize]).await.unwrap();
+        assert_eq!(client.getattr(f).await.unwrap().late, LateTimes::Never);
+        client.write(f, MIB, b"over").await.unwrap();
+        let told = client.getattr(f).await.unwrap();
+        assert_eq!(told.late, LateTimes::Newest);
+
+        tick().await;
+        client.overwrite(f, 2 * MIB, b"and over", told.ctime_ns).await.unwrap();
+        assert_eq!(client.getattr(f).await.unwrap(), told, "the inode isn't told");
+        let late = client.stat(f).await;
+        assert!(late.mtime_ns > told.mtime_ns && late.ctime_ns == late.mtime_ns);
+        // Later than what its writer has seen, whatever the clock says.
+        let future_ns = late.ctime_ns + 1_000_000_000;
+        client.overwrite(f, 2 * MIB, b"again", future_ns).await.unwrap();
+        assert_eq!(client.stat(f).await.mtime_ns, future_ns + 1);
+        client.overwrite(f, 2 * MIB, b"again", 0).await.unwrap();
+        assert_eq!(client.stat(f).await.mtime_ns, future_ns + 2);
+        rig.lose_power(CrashKeeps::Nothing).await;
+        assert_eq!(client.stat(f).await.mtime_ns, future_ns + 2);
+
+        // The past, or the future: it counts until the next write.
+        for mtime_ns in [77, 2 * future_ns] {
+            let set = SetAttr { mtime: Some(SetTime::At(mtime_ns)), ..SetAttr::default() };
+            assert_eq!(client.setattr(f, set).await.unwrap().mtime_ns, mtime_ns);
+            assert_eq!(client.stat(f).await.mtime_ns, mtime_ns);
+            assert_eq!(client.slabs(f).await.1, None);
+            tick().await;
+            client.overwrite(f, MIB, b"once more", 0).await.unwrap();
+            let written = client.stat(f).await.mtime_ns;
+            assert!(written != mtime_ns && written < 2 * future_ns);
+        }
+        tick().await;
+        client.write(f, 5, b"told").await.unwrap();
+        let told = client.getattr(f).await.unwrap();
+        assert_eq!(client.stat(f).await.mtime_ns, told.mtime_ns, "and the newest again");
+
+        // Nothing is left behind.
+        client.overwrite(f, MIB, b"last", 0).await.unwrap();
+        client.truncate(f, 10).await.unwrap();
+        assert_eq!(client.slabs(f).await.1, None);
+        let before = client.getattr(f).await.unwrap().cut_generation - 1;
+        let op = FsOp::Overwrite { inode: f, offset: MIB, cut_generation: before, after_ns: 0 };
+        let refused = client.ask_with(op, bytes::Bytes::from_static(b"old")).await.unwrap_err();
+        assert!(matches!(refused, FsError::Cut { .. }));
     });
 }
 

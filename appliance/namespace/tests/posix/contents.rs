@@ -60,14 +60,36 @@ impl Client {
         self.ask(FsOp::Fallocate { inode, offset, len_bytes: len, mode, cut_generation }).await.map(drop)
     }
 
+    /// An overwrite that the inode isn't told of.
+    pub async fn overwrite(&self, inode: InodeId, offset: u64, data: &[u8], after_ns: i64) -> Result<(), FsError> {
+        let cut_generation = self.getattr(inode).await?.cut_generation;
+        let op = FsOp::Overwrite { inode, offset, cut_generation, after_ns };
+        self.ask_with(op, Bytes::copy_from_slice(data)).await.map(drop)
+    }
+
+    /// As a client engine shows it.
+    pub async fn stat(&self, inode: InodeId) -> Attr {
+        let (blocks, written_ns) = self.slabs(inode).await;
+        let mut attr = self.getattr(inode).await.expect("getattr");
+        attr.blocks = blocks;
+        attr.add_late(written_ns);
+        attr
+    }
+
     /// Blocks in all buckets.
     pub async fn blocks(&self, inode: InodeId) -> u64 {
-        let mut blocks = 0;
+        self.slabs(inode).await.0
+    }
+
+    /// Blocks in all buckets, and the newest of their times.
+    pub async fn slabs(&self, inode: InodeId) -> (u64, Option<i64>) {
+        let (mut blocks, mut newest) = (0, None);
         for bucket in 0..BUCKETS {
             let answer = self.ask_bucket(BucketId(bucket), FsOp::CountBlocks { inode }, Bytes::new()).await;
-            let Ok((FsReply::Blocks(some), _)) = answer else { panic!("{answer:?}") };
-            blocks += some;
+            let Ok((FsReply::Blocks { count, written_ns }, _)) = answer else { panic!("{answer:?}") };
+            blocks += count;
+            newest = newest.max(written_ns);
         }
-        blocks
+        (blocks, newest)
     }
 }

@@ -462,6 +462,7 @@ impl Client {
             | FsOp::CreateUnnamed { dir, .. } => dir.position(),
             FsOp::Read { inode, offset, .. }
             | FsOp::Write { inode, offset, .. }
+            | FsOp::Overwrite { inode, offset, .. }
             | FsOp::Fallocate { inode, offset, .. }
             | FsOp::Seek { inode, offset, .. } => slab_position(&map.secret, FS, *inode, offset / SLAB_BYTES),
             FsOp::GetAttr { inode, .. }

@@ -234,6 +234,7 @@ impl World {
             ctime_ns: 0,
             btime_ns: 0,
             cut_generation: 0,
+            late: LateTimes::Never,
         };
         self.inodes.insert(inode, FakeInode { attr, slabs: BTreeMap::new(), cuts: 0 });
     }
@@ -402,7 +403,8 @@ impl World {
                 }
                 return Ok((FsReply::Data, self.read(inode, offset, len_bytes)?));
             }
-            FsOp::Write { inode, offset, cut_generation, .. } => {
+            FsOp::Write { inode, offset, cut_generation, .. }
+            | FsOp::Overwrite { inode, offset, cut_generation, .. } => {
                 self.check_place(request, inode, offset)?;
                 if offset >= SLAB_BYTES {
                     let cuts = self.inode(inode)?.cuts;
@@ -428,6 +430,9 @@ impl World {
             FsOp::Publish { inode, end, cut_generation, .. } => {
                 let found = self.inode(inode)?;
                 if cut_generation >= found.attr.cut_generation {
+                    if end <= found.attr.size_bytes {
+                        found.attr.late = LateTimes::Newest;
+                    }
                     found.attr.size_bytes = found.attr.size_bytes.max(end);
                 }
                 FsReply::Attr(found.attr)
@@ -450,7 +455,8 @@ impl World {
                 let map = self.map.clone();
                 let here = |slab: &u64| map.bucket_of(slab_position(&map.secret, FS, inode, *slab)) == request.bucket;
                 let slabs = self.inode(inode)?.slabs.iter().filter(|(slab, _)| here(slab));
-                FsReply::Blocks(slabs.map(|(_, data)| data.len().div_ceil(4096) as u64).sum())
+                let count = slabs.map(|(_, data)| data.len().div_ceil(4096) as u64).sum();
+                FsReply::Blocks { count, written_ns: None }
             }
             FsOp::Renew { .. } => FsReply::Renewed { reassert: false },
             FsOp::StatFs => FsReply::Space(Space { blocks: 100, blocks_free: 60, blocks_available: 50, files: 1 }),

@@ -114,8 +114,7 @@ fn unwritten_slabs_read_as_zeros_up_to_the_size() {
         assert_eq!(all.len(), 5 * SLAB + 10);
         assert_eq!(all[3..13], pattern(10, 0));
         assert!(all[13..5 * SLAB].iter().all(|byte| *byte == 0));
-        let size = client.getattr(attr.inode).await.unwrap();
-        assert_eq!(client.count_blocks(&size).await, Ok(2));
+        assert_eq!(client.stat(attr.inode).await.unwrap().blocks, 2);
         assert_eq!(client.seek(attr.inode, 4096, SeekTarget::Data).await, Ok(5 * SLAB_BYTES));
         assert_eq!(client.seek(attr.inode, 0, SeekTarget::Hole).await, Ok(4096));
         assert_eq!(client.seek(attr.inode, 5 * SLAB_BYTES + 10, SeekTarget::Data).await, Err(Errno::ENXIO));
@@ -173,7 +172,7 @@ fn a_size_is_relied_on_until_a_cut_or_until_it_is_old() {
 }
 
 #[test]
-fn an_overwrite_publishes_its_times_beside_the_data_unless_the_file_was_cut() {
+fn the_first_overwrite_alone_publishes_its_times_unless_the_file_is_cut() {
     let time = VirtualTime::new(15);
     let cluster = Cluster::start(&time);
     time.block_on(async {
@@ -184,11 +183,18 @@ fn an_overwrite_publishes_its_times_beside_the_data_unless_the_file_was_cut() {
         let before = published();
         assert_eq!(one.write(attr.inode, 2 * SLAB_BYTES, pattern(100, 5), false).await, Ok(100));
         assert_eq!(published(), before + 1);
+        assert_eq!(one.write(attr.inode, 2 * SLAB_BYTES, pattern(100, 5), false).await, Ok(100));
+        assert_eq!(one.write(attr.inode, SLAB_BYTES, pattern(3, 5), false).await, Ok(3));
+        assert_eq!(published(), before + 1);
+        assert_eq!(cluster.count(|op| matches!(op, FsOp::Overwrite { .. })), 2);
+        assert_eq!(one.write(attr.inode, SLAB_BYTES, pattern(3, 5), true).await, Ok(3));
+        assert_eq!(published(), before + 2, "the inode loses its set-id bits");
         assert_eq!(read(&two, &attr, 2 * SLAB_BYTES, 100).await.unwrap(), pattern(100, 5));
 
         let cut = SetAttr { size_bytes: Some(SLAB_BYTES + 1), ..SetAttr::default() };
         two.setattr(attr.inode, cut).await.unwrap();
         assert_eq!(one.write(attr.inode, 2 * SLAB_BYTES, pattern(70, 6), false).await, Ok(70));
+        assert_eq!(published(), before + 3);
         assert_eq!(two.getattr(attr.inode).await.unwrap().size_bytes, 2 * SLAB_BYTES + 70);
         assert_eq!(read(&two, &attr, 2 * SLAB_BYTES, 100).await.unwrap(), pattern(70, 6));
     });
