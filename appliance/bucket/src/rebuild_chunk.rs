@@ -150,7 +150,7 @@ impl Bucket {
             let present: Vec<bool> = found.iter().map(Option::is_some).collect();
             let plan = stripes.code.plan(&present, &made).ok()?;
             let mut outputs: Vec<AlignedBuf> =
-                made.iter().map(|_| AlignedBuf::with_len(rows as usize * BLOCK_BYTES)).collect();
+                made.iter().map(|_| AlignedBuf::unfilled(rows as usize * BLOCK_BYTES)).collect();
             {
                 let inputs: Vec<&[u8]> =
                     plan.sources().iter().filter_map(|shard| found.get(*shard)?.as_deref()).collect();

@@ -213,7 +213,7 @@ impl Stripes {
         let plan = self.code.plan(&present, &[wanted.shard]).map_err(|error| {
             BucketError::Unreadable(format!("{} of bucket {}: {error}", view.id, self.calls.bucket))
         })?;
-        let mut out = AlignedBuf::with_len(wanted.rows as usize * BLOCK_BYTES);
+        let mut out = AlignedBuf::unfilled(wanted.rows as usize * BLOCK_BYTES);
         {
             let sources: Vec<&[u8]> = plan.sources().iter().filter_map(|shard| found.get(*shard)?.as_deref()).collect();
             plan.apply(&sources, &mut [out.as_mut_slice()]);

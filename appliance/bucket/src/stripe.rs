@@ -145,7 +145,7 @@ pub fn encode(code: &Code, protection: Protection, data: &Bytes) -> Encoded {
         }
     }
     let mut parity: Vec<_> =
-        (0..protection.parity).map(|_| weft_reactor::buf::AlignedBuf::with_len(shard_bytes)).collect();
+        (0..protection.parity).map(|_| weft_reactor::buf::AlignedBuf::unfilled(shard_bytes)).collect();
     {
         let inputs: Vec<&[u8]> = shards.iter().map(|shard| &shard[..]).collect();
         let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(|shard| shard.as_mut_slice()).collect();

@@ -240,7 +240,7 @@ pub fn concat(mut parts: Vec<Bytes>) -> Bytes {
     }
     let len = parts.iter().map(Bytes::len).sum();
     if len >= BLOCK_BYTES {
-        let mut out = AlignedBuf::with_len(len);
+        let mut out = AlignedBuf::unfilled(len);
         let mut at = 0;
         for part in &parts {
             out.as_mut_slice()[at..at + part.len()].copy_from_slice(part);

@@ -379,7 +379,7 @@ impl Replicator {
         {
             return body.clone();
         }
-        let mut buffer = AlignedBuf::with_len(bytes);
+        let mut buffer = AlignedBuf::unfilled(bytes);
         let mut rest = buffer.as_mut_slice();
         for piece in pieces() {
             let (place, behind) = rest.split_at_mut(piece.len());

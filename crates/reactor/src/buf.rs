@@ -1,5 +1,10 @@
 //! Memory that drives and network cards can use in place.
+//!
+//! Fresh memory of a megabyte costs more in page faults and clearing than all that is done with it. So each thread keeps
+//! what its buffers leave behind, up to a bound, for the next ones.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,6 +13,11 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// Alignment of buffers, and the unit of their size.
 pub const ALIGNMENT_BYTES: usize = 4096;
+
+/// Memory that a thread keeps for its next buffers.
+const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Up to so many pages, buffers of each number of pages are kept by themselves; larger ones are rounded up to multiples of it.
+const CLASS_PAGES: usize = 16;
 
 #[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C, align(4096))]
@@ -26,16 +36,41 @@ impl AlignedBuf {
     ///
     /// Aborts like any allocation when there is no memory: check lengths that come from outside first.
     pub fn with_len(len: usize) -> Self {
-        let pages = match Page::new_vec_zeroed(len.div_ceil(ALIGNMENT_BYTES)) {
-            Ok(pages) => pages,
+        match Leftovers::take(len) {
+            Some(pages) => {
+                let mut buffer = Self { pages, len, home: None };
+                buffer.as_mut_slice().fill(0);
+                buffer
+            }
+            None => Self::fresh(len),
+        }
+    }
+
+    /// A buffer with *unspecified content*, for those who write all of it.
+    pub fn unfilled(len: usize) -> Self {
+        match Leftovers::take(len) {
+            Some(pages) => {
+                let mut buffer = Self { pages, len, home: None };
+                if cfg!(debug_assertions) {
+                    // The same in each run, and never what was meant.
+                    buffer.as_mut_slice().fill(0xa5);
+                }
+                buffer
+            }
+            None => Self::fresh(len),
+        }
+    }
+
+    fn fresh(len: usize) -> Self {
+        match Page::new_vec_zeroed(class_of(len)) {
+            Ok(pages) => Self { pages, len, home: None },
             Err(error) => panic!("allocating a buffer of {len} bytes: {error:?}"),
-        };
-        Self { pages, len, home: None }
+        }
     }
 
     /// A buffer with a copy of `data`.
     pub fn copy_of(data: &[u8]) -> Self {
-        let mut buffer = Self::with_len(data.len());
+        let mut buffer = Self::unfilled(data.len());
         buffer.as_mut_slice().copy_from_slice(data);
         buffer
     }
@@ -78,9 +113,58 @@ impl AsRef<[u8]> for AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            home.put(std::mem::take(&mut self.pages));
+        let pages = std::mem::take(&mut self.pages);
+        match self.home.take() {
+            Some(home) => home.put(pages),
+            None => Leftovers::put(pages),
         }
+    }
+}
+
+/// Pages that a buffer of so many bytes gets.
+fn class_of(len: usize) -> usize {
+    let pages = len.div_ceil(ALIGNMENT_BYTES);
+    if pages <= CLASS_PAGES { pages } else { pages.next_multiple_of(CLASS_PAGES) }
+}
+
+/// What buffers of this thread have left behind.
+#[derive(Default)]
+struct Leftovers {
+    by_pages: BTreeMap<usize, Vec<Vec<Page>>>,
+    bytes: usize,
+}
+
+thread_local! {
+    static LEFTOVERS: RefCell<Leftovers> = RefCell::default();
+}
+
+impl Leftovers {
+    fn take(len: usize) -> Option<Vec<Page>> {
+        let class = class_of(len);
+        // The thread may be ending.
+        let taken = LEFTOVERS.try_with(|leftovers| {
+            let mut leftovers = leftovers.try_borrow_mut().ok()?;
+            let pages = leftovers.by_pages.get_mut(&class)?.pop()?;
+            leftovers.bytes -= pages.len() * ALIGNMENT_BYTES;
+            Some(pages)
+        });
+        taken.ok().flatten()
+    }
+
+    fn put(pages: Vec<Page>) {
+        let bytes = pages.len() * ALIGNMENT_BYTES;
+        if bytes == 0 || bytes > KEPT_BYTES_MAX {
+            return;
+        }
+        let _ = LEFTOVERS.try_with(|leftovers| {
+            let Ok(mut leftovers) = leftovers.try_borrow_mut() else { return };
+            if leftovers.bytes + bytes > KEPT_BYTES_MAX {
+                // Of sizes that nobody asks for any more, perhaps.
+                *leftovers = Self::default();
+            }
+            leftovers.bytes += bytes;
+            leftovers.by_pages.entry(pages.len()).or_default().push(pages);
+        });
     }
 }
 
@@ -176,6 +260,26 @@ mod tests {
             assert_eq!(moved, bytes.slice(len / 2..));
         }
         assert!(AlignedBuf::with_len(0).freeze().is_empty());
+    }
+
+    #[test]
+    fn what_a_buffer_leaves_behind_is_used_again_and_never_seen() {
+        let mut buffer = AlignedBuf::with_len(17 * 4096 + 1);
+        buffer.as_mut_slice().fill(9);
+        let address = buffer.as_slice().as_ptr();
+        drop(buffer.freeze());
+        let again = AlignedBuf::with_len(30 * 4096);
+        assert_eq!(again.as_slice().as_ptr(), address);
+        assert!(again.as_slice().iter().all(|byte| *byte == 0));
+        drop(again);
+        assert_eq!(AlignedBuf::unfilled(32 * 4096).as_slice().as_ptr(), address);
+        // No more is kept than may be.
+        drop((0..2 * KEPT_BYTES_MAX >> 20).map(|_| AlignedBuf::with_len(1 << 20)).collect::<Vec<_>>());
+        LEFTOVERS.with_borrow(|leftovers| {
+            let kept: usize = leftovers.by_pages.values().flatten().map(|pages| pages.len() * ALIGNMENT_BYTES).sum();
+            assert!(leftovers.bytes == kept && kept <= KEPT_BYTES_MAX);
+        });
+        drop(AlignedBuf::with_len(KEPT_BYTES_MAX + 1));
     }
 
     #[test]

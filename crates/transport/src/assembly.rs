@@ -55,7 +55,7 @@ impl Bodies {
         let at = self.pools.partition_point(|(bytes, _)| *bytes < len);
         match self.pools.get(at) {
             Some((bytes, pool)) if len > bytes / 4 * 3 => pool.take(len),
-            _ => AlignedBuf::with_len(len),
+            _ => AlignedBuf::unfilled(len),
         }
     }
 }

@@ -127,7 +127,7 @@ impl Drive for UringDrive {
     fn read(&self, offset: u64, len: usize) -> Pending<Result<Bytes, DriveError>> {
         match check_range(self.capacity_bytes, offset, len as u64) {
             Err(error) => Pending::ready(Err(error)),
-            Ok(()) => self.start(|done| Job::Read { offset, buffer: AlignedBuf::with_len(len), filled: 0, done }),
+            Ok(()) => self.start(|done| Job::Read { offset, buffer: AlignedBuf::unfilled(len), filled: 0, done }),
         }
     }
 
