@@ -19,12 +19,12 @@ enum Catch {
 /// Values of `WEFT_MUTANT`; docs/design/simulator.md says what each breaks and what catches it.
 const MUTANTS: [(&str, Catch); 9] = [
     ("no_flush", Catch::Seeds),
-    ("acknowledge_at_p", Catch::Seeds),
+    ("acknowledge_at_p", Catch::Test { package: "weft-journal", name: "what_stands_on_p_drives_is_not_acknowledged" }),
     ("skip_seal", Catch::Seeds),
     ("forget_seal", Catch::Test { package: "weft-drive", name: "a_seal_stops_lower_epochs_for_ever" }),
-    ("ignore_epochs", Catch::Seeds),
+    ("ignore_epochs", Catch::Test { package: "weft-drive", name: "a_seal_stops_lower_epochs_for_ever" }),
     ("reappend", Catch::Seeds),
-    ("reuse_location", Catch::Seeds),
+    ("reuse_location", Catch::Test { package: "weft-drive", name: "a_freed_zone_is_gone" }),
     ("two_planners", Catch::Seeds),
     (
         "abort_without_begin",

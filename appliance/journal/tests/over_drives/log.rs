@@ -297,3 +297,22 @@ fn a_root_gets_through_rings_that_refuse_the_batches_before_it() {
         append_all(&leader, count..count + 20).await;
     });
 }
+
+#[test]
+fn what_stands_on_p_drives_is_not_acknowledged() {
+    with_cluster(12, 4, |cluster| async move {
+        let ensemble = drives(1..=4);
+        let leader = cluster.lead(1, &[&ensemble]).await.expect("an empty log begins");
+        append_all(&leader, 0..3).await;
+        let before = leader.log.acknowledged();
+        for drive in [3, 4] {
+            cluster.crash(DriveId(drive), CrashKeeps::Everything);
+        }
+        let (seq, pending) = leader.append(3, 4096).expect("there is room");
+        cluster.handle.sleep(Duration::from_secs(5)).await;
+        assert_eq!(leader.log.acknowledged(), before, "two of four drives have it");
+        cluster.start(DriveId(3)).await;
+        assert_eq!(settled(pending).await, Ok(()));
+        assert_eq!(leader.log.acknowledged(), seq);
+    });
+}
