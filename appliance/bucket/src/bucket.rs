@@ -11,6 +11,7 @@ use crate::lock::{LockGuard, Locks, Mode};
 use crate::merge::Merge;
 use crate::planner::{Pauses, Step};
 use crate::rebuild::{RebuildProgress, Rebuilds};
+use crate::rebuild_pace::Stride;
 use crate::run::IndexStripe;
 use crate::stripe::{StripeRecord, StripeView};
 use crate::stripes::{SetLimits, Stripes};
@@ -65,8 +66,7 @@ pub(crate) struct Inner {
     pub next_serial: Cell<u64>,
     /// Blocks that are allocated and hold nothing.
     pub reserved_blocks: Cell<u64>,
-    /// Parts of a zone set that the next step of a rebuild copies at once.
-    pub rebuild_chunks: Cell<usize>,
+    pub rebuild_stride: Cell<Stride>,
     /// The most blocks that users had since this leader began.
     pub data_blocks_most: Cell<u64>,
     pub next_run: Cell<u64>,

@@ -34,6 +34,7 @@ mod planner;
 mod read;
 mod rebuild;
 mod rebuild_chunk;
+pub mod rebuild_pace;
 mod recover;
 mod run;
 mod scrub;

@@ -12,6 +12,7 @@ use crate::extents::Worked;
 use crate::freeing::Unnamed;
 use crate::planner::Step;
 use crate::rebuild_chunk::{Chunk, CopyError};
+use crate::rebuild_pace::Sources;
 use crate::stripes::{Purse, Stripes};
 use crate::zone_set::{Member, ZoneSet};
 use std::cmp::Reverse;
@@ -25,9 +26,6 @@ use weft_wire::{DriveId, StripeId, ZoneSetId};
 
 /// Rebuilds that are begun at once: a worse one puts off one that is under way, so one for each degree of exposure.
 const BEGUN_MAX: usize = 5;
-
-/// A step that took longer has waited behind others at the drives, as everything else there does: then less is done at once.
-const STEP_MAX: Duration = Duration::from_millis(50);
 
 /// A set with shards that should be elsewhere and can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +75,7 @@ pub(crate) struct Rebuilds {
     begun: Vec<Rebuild>,
     /// Sets that failed, and until when they are passed over.
     blocked: BTreeMap<ZoneSetId, Instant>,
+    pub sources: Sources,
     /// Since when there is work without a break, and the bytes made since.
     since: Option<Instant>,
     bytes_done: u64,
@@ -164,7 +163,10 @@ impl Bucket {
                 rebuilds.since = Some(self.0.handle.now());
                 rebuilds.bytes_done = 0;
             }
-            (false, Some(_)) => rebuilds.since = None,
+            (false, Some(_)) => {
+                rebuilds.since = None;
+                rebuilds.sources = Sources::default();
+            }
             _ => {}
         }
         any
@@ -300,8 +302,8 @@ impl Bucket {
     async fn copy_some(&self, rebuild: &mut Rebuild) -> Result<bool, CopyError> {
         let Some(set) = self.0.stripes.zones.borrow().set(rebuild.set).cloned() else { return Ok(true) };
         let mut chunks = Vec::new();
-        let (begun, at_once) = (self.0.handle.now(), self.0.rebuild_chunks.get());
-        while chunks.len() < at_once {
+        let (begun, stride) = (self.0.handle.now(), self.0.rebuild_stride.get());
+        while chunks.len() < stride.chunks() {
             let chunk = rebuild.again.pop().or_else(|| self.next_chunk(set.id, &mut rebuild.next));
             let Some(chunk) = chunk else { break };
             chunks.push(chunk);
@@ -309,10 +311,8 @@ impl Bucket {
         let all = chunks.is_empty();
         let copies = chunks.iter().map(|chunk| self.copy_chunk(&set, &rebuild.targets, &rebuild.index, chunk));
         let copied = join_all(copies).await;
-        self.0.rebuild_chunks.set(match self.0.handle.now().since(begun) > STEP_MAX {
-            true => (at_once / 2).max(1),
-            false => (at_once + 1).min(self.0.tunables.rebuild_chunks_max.max(1)),
-        });
+        let took = self.0.handle.now().since(begun);
+        self.0.rebuild_stride.set(stride.after(took, self.0.tunables.rebuild_chunks_max));
         let mut failed = None;
         for (chunk, copied) in chunks.into_iter().zip(copied) {
             match copied {
@@ -359,10 +359,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// After a step that took so long: how long others have the drives to themselves. All leaders that rebuild meet at the
-    /// drives; where they are many, each leaves so much time that what waits there stays about a step's worth.
+    /// After a step that took so long: how long others have the drives to themselves, other leaders' rebuilds or clients.
     pub(crate) fn rebuild_pause(&self, took: Duration) -> Duration {
-        let crowded = if self.0.rebuild_chunks.get() == 1 { took.saturating_sub(STEP_MAX) } else { Duration::ZERO };
+        let crowded = self.0.rebuild_stride.get().pause(took);
         let share = self.0.tunables.rebuild_share.clamp(1, 256);
         let asked = self.0.counters.asked.get();
         let quiet = self.0.asked_before.replace(asked) == asked && !self.has_work_below_rebuild();

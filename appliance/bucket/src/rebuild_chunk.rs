@@ -3,6 +3,7 @@
 use crate::BucketError;
 use crate::bucket::Bucket;
 use crate::rebuild::Target;
+use crate::rebuild_pace::CHUNK_ROWS_MAX;
 use crate::stripe::{Piece, StripeView};
 use crate::zone_set::{Kind, StripeEntry, ZoneSet};
 use bytes::Bytes;
@@ -11,13 +12,9 @@ use std::rc::Rc;
 use weft_reactor::buf::AlignedBuf;
 use weft_reactor::join_all;
 use weft_wire::drive::{DriveOp, DriveReply};
-use weft_wire::limits::{BLOCK_BYTES, MESSAGE_BODY_BYTES_MAX, STRIPE_ROWS_MAX};
+use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::{StripeId, ZoneSetId};
 
-/// Rows of one read and one write.
-const CHUNK_ROWS_MAX: u32 = 128;
-const _: () =
-    assert!(CHUNK_ROWS_MAX >= STRIPE_ROWS_MAX && CHUNK_ROWS_MAX as usize * BLOCK_BYTES <= MESSAGE_BODY_BYTES_MAX);
 /// Rows of dead stripes that are copied along rather than interrupting a read.
 const GAP_ROWS_MAX: u32 = 16;
 
@@ -136,12 +133,15 @@ impl Bucket {
         if !made.is_empty() {
             let needed = usize::from(self.0.protection.data);
             let others = (0..set.members.len()).filter(|shard| readable(shard) && !copied.contains(shard));
-            sources.extend(others.take(needed.saturating_sub(copied.len())));
+            let others = others.filter_map(|shard| Some((shard, set.member(shard)?.drive))).collect();
+            let turn = set.id.0 as usize + (from / CHUNK_ROWS_MAX) as usize;
+            let choice = &mut self.0.rebuilds.borrow_mut().sources;
+            sources.extend(choice.choose(others, needed.saturating_sub(copied.len()), turn));
             if sources.len() < needed {
                 return None;
             }
         }
-        let reads = sources.iter().map(|shard| stripes.read_rows(set, *shard, from, rows));
+        let reads = sources.iter().map(|shard| self.read_source(set, *shard, from, rows));
         let mut found: Vec<Option<Bytes>> = vec![None; set.members.len()];
         for (shard, answer) in sources.iter().zip(join_all(reads).await) {
             found[*shard] = Some(answer?);
@@ -174,6 +174,15 @@ impl Bucket {
             shards.push(data);
         }
         Some(shards)
+    }
+
+    async fn read_source(&self, set: &ZoneSet, shard: usize, from: u32, rows: u32) -> Option<Bytes> {
+        let drive = set.member(shard)?.drive;
+        let begun = self.0.handle.now();
+        self.0.rebuilds.borrow_mut().sources.asks(drive);
+        let answer = self.0.stripes.read_rows(set, shard, from, rows).await;
+        self.0.rebuilds.borrow_mut().sources.answered(drive, self.0.handle.now().since(begun));
+        answer
     }
 
     /// Stripe by stripe, each the best way that there is. Rows of which more is lost than the protection survives stay

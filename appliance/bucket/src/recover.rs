@@ -92,7 +92,7 @@ impl Bucket {
             held: RefCell::default(),
             next_serial: Cell::new(manifest.next_serial.max(1)),
             reserved_blocks: Cell::new(manifest.reserved_blocks),
-            rebuild_chunks: Cell::new(1),
+            rebuild_stride: Cell::default(),
             data_blocks_most: Cell::new(0),
             next_run: Cell::new(manifest.next_run),
             manifest: RefCell::new(manifest_stripes),
