@@ -1,6 +1,7 @@
 //! What a proposal does to the map: pure, and only the leader asks. The others get the outcome.
 
-use crate::tunables::{CLIENTS_MAX, DELTA_BYTES_MAX, FILESYSTEMS_MAX, HOST_BYTES_MAX, MAP_BYTES_MAX};
+use crate::tunables::{CLIENTS_MAX, DELTA_BYTES_MAX, FILESYSTEMS_MAX, HOST_BYTES_MAX};
+use weft_placement::MAP_BYTES_MAX;
 use weft_wire::hash::directory_position;
 use weft_wire::limits::NAME_BYTES_MAX;
 use weft_wire::manager::{HandOverReason, Proposal};

@@ -75,8 +75,6 @@ impl Default for Tunables {
 pub const COPIES: usize = 2;
 /// Largest encoded delta: it must fit a message and, with a log of others, a slot.
 pub const DELTA_BYTES_MAX: usize = 384 << 10;
-/// Largest encoded map: it must fit a slot of a drive and a message.
-pub const MAP_BYTES_MAX: usize = 1000 << 10;
 /// Reports of a suspicion against one node are passed on no more often than this.
 pub const SUSPECT_EVERY: Duration = Duration::from_millis(100);
 /// Messages and questions that wait for the consensus of this node.

@@ -1,8 +1,8 @@
 //! The first map of a cluster.
 
-use crate::quota::{Holder, quotas};
+use crate::quota::{Holder, Rank, quotas};
 use crate::request::FormRequest;
-use crate::{BUCKET_BITS_MAX, CORES_MAX, DRIVES_MAX, NODES_MAX, Refusal};
+use crate::{BUCKET_BITS_MAX, CORES_MAX, DRIVES_MAX, MAP_BYTES_MAX, NODES_MAX, Refusal};
 use crate::{ensembles, leaders, members};
 use std::collections::{BTreeMap, BTreeSet};
 use weft_wire::map::{Bucket, Drive, Ensemble, Map, NewDrive, NewNode, Node, Protection, Purpose, State};
@@ -10,8 +10,16 @@ use weft_wire::{BucketId, ClientId, CoreId, DomainId, DriveId, Epoch, Incarnatio
 
 /// Buckets are split over cores finely enough that one core more or less can be balanced.
 pub const BUCKETS_PER_CORE_MIN: u64 = 4;
+/// Two nodes share so many on average: what a node held is made again by all others, and none has much more to do than another.
+pub const BUCKETS_PER_PAIR_MIN: u64 = 4;
+/// Of the bytes that a map may have, the rest is for what comes later: clients, filesystems, ensembles beside the newest.
+const MAP_SHARE: (usize, usize) = (7, 8);
 /// Fewer zones would leave a bucket no room beside its two reserved zone sets.
 pub const ZONES_PER_BUCKET_MIN: u32 = 16;
+
+/// Encoded: a drive's number; and what a bucket has beside those, or a node beside what it was added with.
+const BYTES_PER_SHARD: usize = 2;
+const BYTES_BESIDE: usize = 14;
 
 const FIRST_EPOCH: Epoch = Epoch(1);
 const FIRST_INCARNATION: Incarnation = Incarnation(1);
@@ -304,16 +312,17 @@ impl DriveTable {
     }
 
     pub fn quotas(&self, buckets: u64, protection: Protection) -> Result<Vec<u64>, Refusal> {
-        quotas(&self.holders, self.domains, buckets, protection.shards() as u64, 1)
+        let ranks = vec![Rank::default(); self.holders.len()];
+        quotas(&self.holders, &ranks, self.domains, buckets, protection.shards() as u64, 1)
             .ok_or_else(|| Refusal::DomainsWithDrives { protection, domains: self.domains_with_weight() })
     }
 
     /// What each drive should hold now, and how many shards of a bucket a domain has: one, as long as there are enough
     /// domains. `None`: there are too few drives for everything.
-    pub fn quotas_now(&self, buckets: u64, protection: Protection) -> Option<(Vec<u64>, usize)> {
+    pub fn quotas_now(&self, ranks: &[Rank], buckets: u64, protection: Protection) -> Option<(Vec<u64>, usize)> {
         let shards = protection.shards();
         (1..=shards).find_map(|per_domain| {
-            let quota = quotas(&self.holders, self.domains, buckets, shards as u64, per_domain as u64)?;
+            let quota = quotas(&self.holders, ranks, self.domains, buckets, shards as u64, per_domain as u64)?;
             Some((quota, per_domain))
         })
     }
@@ -363,7 +372,7 @@ impl DriveTable {
     }
 }
 
-/// Several buckets for each core, as far as the zones of every drive allow.
+/// Several buckets for each core and each two nodes, as far as the zones of every drive and the size of the map allow.
 fn choose_bits(request: &FormRequest, table: &DriveTable) -> Result<u8, Refusal> {
     let protection = request.protection;
     if let Some(bits) = request.bucket_bits {
@@ -376,8 +385,12 @@ fn choose_bits(request: &FormRequest, table: &DriveTable) -> Result<u8, Refusal>
         };
     }
     let cores: u64 = request.nodes.iter().map(|node| node.cores.len() as u64).sum();
-    let wanted = (cores * BUCKETS_PER_CORE_MIN).next_power_of_two().trailing_zeros() as u8;
-    let mut bits = wanted.clamp(1, BUCKET_BITS_MAX);
+    let nodes: u64 = request.nodes.iter().filter(|node| !node.drives.is_empty()).count() as u64;
+    let pairs_of_bucket = (protection.shards() * (protection.shards() - 1)) as u64;
+    let for_pairs = (BUCKETS_PER_PAIR_MIN * nodes * (nodes - 1)).div_ceil(pairs_of_bucket);
+    let bits_of = |buckets: u64| buckets.next_power_of_two().trailing_zeros() as u8;
+    let for_cores = bits_of(cores * BUCKETS_PER_CORE_MIN);
+    let mut bits = bits_of(for_pairs).min(map_bits_max(request)).max(for_cores).clamp(1, BUCKET_BITS_MAX);
     loop {
         match table.too_small(bits, protection)? {
             None => return Ok(bits),
@@ -385,6 +398,15 @@ fn choose_bits(request: &FormRequest, table: &DriveTable) -> Result<u8, Refusal>
             Some(_) => bits -= 1,
         }
     }
+}
+
+/// As many buckets as the map has room for beside this many nodes and drives.
+fn map_bits_max(request: &FormRequest) -> u8 {
+    let shards = request.protection.shards() + request.protection.ensemble();
+    let taken = weft_wire::encode(&request.nodes).len() + request.nodes.len() * BYTES_BESIDE;
+    let left = (MAP_BYTES_MAX * MAP_SHARE.0 / MAP_SHARE.1).saturating_sub(taken);
+    let buckets = left / (BYTES_BESIDE + BYTES_PER_SHARD * shards);
+    buckets.max(1).ilog2() as u8
 }
 
 /// 2P+1 nodes of different domains; those with two drives or more first, as they keep two copies of the consensus' state.

@@ -43,6 +43,8 @@ pub use weft_wire::map::{NewDrive, NewNode};
 pub const NODES_MAX: usize = 1024;
 /// Most drives of a cluster.
 pub const DRIVES_MAX: usize = 16 * NODES_MAX;
+/// Largest encoded map: it must fit a slot of a drive and a message.
+pub const MAP_BYTES_MAX: usize = 1000 << 10;
 /// Most buckets are 2 to the power of this.
 pub const BUCKET_BITS_MAX: u8 = 16;
 /// Most cores of a node: a core's number is a byte.

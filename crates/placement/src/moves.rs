@@ -9,6 +9,7 @@
 use crate::change::delta;
 use crate::form::{DriveTable, indices};
 use crate::movement::Placement;
+use crate::quota::Rank;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_wire::map::{Bucket, Change, Delta, Former, Map};
 use weft_wire::{BucketId, DriveId, Layout, MapVersion};
@@ -36,11 +37,12 @@ pub fn next_moves(map: &Map) -> Option<Delta> {
 pub fn moves(map: &Map) -> Moves {
     let table = DriveTable::new(&map.nodes, &map.drives);
     let under_way = map.buckets.iter().map(|bucket| bucket.former.len() as u64).sum();
-    let Some((quota, _)) = table.quotas_now(map.buckets.len() as u64, map.protection) else {
+    let members = indices(map, &table);
+    let Some((quota, _)) = table.quotas_now(&ranks(&table, &members), map.buckets.len() as u64, map.protection) else {
         return Moves { under_way, waiting: 0 };
     };
     let mut held = vec![0u64; quota.len()];
-    indices(map, &table).iter().flatten().for_each(|drive| held[*drive] += 1);
+    members.iter().flatten().for_each(|drive| held[*drive] += 1);
     let waiting = held.iter().zip(&quota).map(|(held, quota)| held.saturating_sub(*quota)).sum();
     Moves { under_way, waiting }
 }
@@ -54,12 +56,30 @@ pub fn moved(map: &Map, id: BucketId, drives: &[DriveId]) -> Option<Delta> {
         .then(|| Delta { version: MapVersion(map.version.0 + 1), changes: vec![Change::Bucket(id, bucket)] })
 }
 
+/// What doesn't divide stays where it is. New shards of what is given up go to nodes that have least to read for it: those that
+/// share few buckets with who is gone.
+fn ranks(table: &DriveTable, members: &[Vec<usize>]) -> Vec<Rank> {
+    let nodes = table.node_of.iter().map(|node| node + 1).max().unwrap_or(0);
+    let mut reads = vec![0; nodes];
+    let mut held = vec![0i64; table.ids.len()];
+    for members in members {
+        members.iter().for_each(|&drive| held[drive] += 1);
+        if members.iter().any(|&drive| table.given_up[drive]) {
+            members.iter().for_each(|&drive| reads[table.node_of[drive]] += 1);
+        }
+    }
+    held.iter().zip(&table.node_of).map(|(held, &node)| Rank(-held, reads[node])).collect()
+}
+
 /// Gives the shards of drives that are given up to others, as far as there are drives for them; the rest stays.
 pub(crate) fn give_up(next: &mut Map) {
     let table = DriveTable::new(&next.nodes, &next.drives);
     let shards = next.protection.shards();
-    let Some(quota) = table.quotas_now(next.buckets.len() as u64, next.protection) else { return };
-    let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
+    let members = indices(next, &table);
+    let Some(quota) = table.quotas_now(&ranks(&table, &members), next.buckets.len() as u64, next.protection) else {
+        return;
+    };
+    let mut placement = Placement::new(&table, members, quota, shards);
     for bucket in 0..placement.members.len() {
         let leaving: Vec<usize> =
             placement.members[bucket].iter().copied().filter(|&drive| table.given_up[drive]).collect();
@@ -76,8 +96,11 @@ pub(crate) fn give_up(next: &mut Map) {
 fn move_some(next: &mut Map) {
     let table = DriveTable::new(&next.nodes, &next.drives);
     let shards = next.protection.shards();
-    let Some(quota) = table.quotas_now(next.buckets.len() as u64, next.protection) else { return };
-    let mut placement = Placement::new(&table, indices(next, &table), quota, shards);
+    let members = indices(next, &table);
+    let Some(quota) = table.quotas_now(&ranks(&table, &members), next.buckets.len() as u64, next.protection) else {
+        return;
+    };
+    let mut placement = Placement::new(&table, members, quota, shards);
     let mut busy = Busy::new(next, &table);
     for bucket in 0..placement.members.len() {
         let leaves = |drive: &&usize| table.holders[**drive].weight == 0 && !table.given_up[**drive];

@@ -8,13 +8,21 @@ pub(crate) struct Holder {
     pub weight: u64,
 }
 
+/// Who goes before whom: who holds more already, so that nothing moves without need (the sign is turned), then who has less to
+/// do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank(pub i64, pub u64);
+
 /// Shards for each holder: their sum is `buckets * shards`, no domain gets more than `per_domain` of a bucket's, no holder
 /// more than one.
+///
+/// Of equal claims to what doesn't divide, the lower rank comes first: `ranks` has one for each holder.
 ///
 /// The fill is equal (largest remainder) but where a domain is so large that it would hold more of a bucket: it is in every
 /// bucket as often as it may, and the others share the rest. `None`: the domains can't hold so much.
 pub(crate) fn quotas(
     holders: &[Holder],
+    ranks: &[Rank],
     domains: usize,
     buckets: u64,
     shards: u64,
@@ -22,7 +30,10 @@ pub(crate) fn quotas(
 ) -> Option<Vec<u64>> {
     let mut weights = vec![0u128; domains];
     let mut most = vec![0u64; domains];
-    for holder in holders.iter().filter(|holder| holder.weight > 0) {
+    let mut domain_ranks = vec![Rank::default(); domains];
+    for (holder, rank) in holders.iter().zip(ranks).filter(|(holder, _)| holder.weight > 0) {
+        domain_ranks[holder.domain].0 += rank.0;
+        domain_ranks[holder.domain].1 += rank.1;
         weights[holder.domain] += u128::from(holder.weight);
         most[holder.domain] = (most[holder.domain] + buckets).min(per_domain * buckets);
     }
@@ -30,10 +41,11 @@ pub(crate) fn quotas(
         return None;
     }
     let mut result = vec![0; holders.len()];
-    for (domain, quota) in fill(&weights, &most, buckets * shards).into_iter().enumerate() {
+    for (domain, quota) in fill(&weights, &most, &domain_ranks, buckets * shards).into_iter().enumerate() {
         let of_domain: Vec<usize> = (0..holders.len()).filter(|&index| holders[index].domain == domain).collect();
         let weights: Vec<u128> = of_domain.iter().map(|&index| u128::from(holders[index].weight)).collect();
-        for (index, share) in of_domain.iter().zip(fill(&weights, &vec![buckets; weights.len()], quota)) {
+        let ranks: Vec<Rank> = of_domain.iter().map(|&index| ranks[index]).collect();
+        for (index, share) in of_domain.iter().zip(fill(&weights, &vec![buckets; weights.len()], &ranks, quota)) {
             result[*index] = share;
         }
     }
@@ -41,7 +53,7 @@ pub(crate) fn quotas(
 }
 
 /// Water-filling: those beyond their limit are cut to it, the rest is shared by weight.
-fn fill(weights: &[u128], most: &[u64], total: u64) -> Vec<u64> {
+fn fill(weights: &[u128], most: &[u64], ranks: &[Rank], total: u64) -> Vec<u64> {
     let mut full = vec![false; weights.len()];
     loop {
         let taken: u64 = most.iter().zip(&full).filter(|(_, full)| **full).map(|(most, _)| *most).sum();
@@ -52,7 +64,7 @@ fn fill(weights: &[u128], most: &[u64], total: u64) -> Vec<u64> {
             .filter(|&index| open[index] * u128::from(rest) > u128::from(most[index]) * rest_weight)
             .collect();
         if over.is_empty() {
-            let mut result = largest_remainder(&open, rest, most);
+            let mut result = largest_remainder(&open, rest, most, ranks);
             for index in (0..full.len()).filter(|&index| full[index]) {
                 result[index] = most[index];
             }
@@ -65,14 +77,14 @@ fn fill(weights: &[u128], most: &[u64], total: u64) -> Vec<u64> {
 }
 
 /// Integers in proportion to `weights` with the sum `total`, none above its `most`.
-fn largest_remainder(weights: &[u128], total: u64, most: &[u64]) -> Vec<u64> {
+fn largest_remainder(weights: &[u128], total: u64, most: &[u64], ranks: &[Rank]) -> Vec<u64> {
     let sum: u128 = weights.iter().sum();
     if sum == 0 {
         return vec![0; weights.len()];
     }
     let mut result: Vec<u64> = weights.iter().map(|weight| (weight * u128::from(total) / sum) as u64).collect();
     let mut order: Vec<usize> = (0..weights.len()).filter(|&index| weights[index] > 0).collect();
-    order.sort_by_key(|&index| (core::cmp::Reverse(weights[index] * u128::from(total) % sum), index));
+    order.sort_by_key(|&index| (core::cmp::Reverse(weights[index] * u128::from(total) % sum), ranks[index], index));
     let mut missing = total - result.iter().sum::<u64>();
     while missing > 0 {
         let before = missing;
@@ -90,6 +102,10 @@ fn largest_remainder(weights: &[u128], total: u64, most: &[u64]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn quotas(holders: &[Holder], domains: usize, buckets: u64, shards: u64, per_domain: u64) -> Option<Vec<u64>> {
+        super::quotas(holders, &vec![Rank::default(); holders.len()], domains, buckets, shards, per_domain)
+    }
 
     fn each_own_domain(weights: &[u64]) -> Vec<Holder> {
         weights.iter().enumerate().map(|(domain, &weight)| Holder { domain, weight }).collect()
@@ -115,6 +131,13 @@ mod tests {
         holders.push(Holder { domain: 5, weight: 60 });
         let quotas = quotas(&holders, 6, 9, 6, 1).unwrap();
         assert_eq!(quotas, vec![9, 9, 9, 9, 9, 3, 6]);
+    }
+
+    #[test]
+    fn what_does_not_divide_stays_with_who_has_it_or_goes_to_who_has_least_to_do() {
+        let ranks = [Rank(-2, 5), Rank(-2, 3), Rank(-3, 9), Rank(-2, 4)];
+        let shares = super::quotas(&each_own_domain(&[10; 4]), &ranks, 4, 5, 2, 1).unwrap();
+        assert_eq!(shares, vec![2, 3, 3, 2]);
     }
 
     #[test]
