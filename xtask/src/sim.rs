@@ -35,6 +35,9 @@ pub struct Sim {
     /// Instead of seeds with faults: what making a file costs in a directory that has so many, ascending
     #[arg(long, value_name = "ENTRIES,...", value_delimiter = ',', conflicts_with_all = ["resume", "budget", "runs", "rebuild"])]
     creates: Vec<u64>,
+    /// Instead of seeds with faults: what is moved when a cluster grows
+    #[arg(long, value_name = "NODES:NODES", conflicts_with_all = ["resume", "budget", "runs", "rebuild"])]
+    grow: Option<String>,
     /// Print what happens, and the programs' own logs as RUST_LOG says
     #[arg(long)]
     verbose: bool,
@@ -69,6 +72,9 @@ impl Sim {
         }
         for entries in &self.creates {
             command.arg("--creates").arg(entries.to_string());
+        }
+        if let Some(grow) = &self.grow {
+            command.arg("--grow").arg(grow);
         }
         if self.verbose {
             command.arg("--verbose");

@@ -59,6 +59,13 @@ pub struct MemCounters {
     pub flushes: u64,
 }
 
+/// Blocks moved in one region of a drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegionCounters {
+    pub read: u64,
+    pub written: u64,
+}
+
 struct UnflushedWrite {
     number: u64,
     block: u64,
@@ -94,6 +101,8 @@ struct Media {
     powered: bool,
     faults: Faults,
     counters: MemCounters,
+    /// The first blocks of the regions that are counted apart, and what was read and written in each.
+    regions: Vec<(u64, RegionCounters)>,
     /// `None`: as many at once as one likes.
     bytes_per_second: Option<u64>,
     /// Until then the drive moves what it was given before.
@@ -116,6 +125,7 @@ impl MemMedia {
             powered: true,
             faults: Faults::default(),
             counters: MemCounters::default(),
+            regions: Vec::new(),
             bytes_per_second: None,
             busy_until: Instant::ZERO,
         })))
@@ -231,6 +241,16 @@ impl MemMedia {
         self.0.borrow().counters
     }
 
+    /// From now on counts apart what is moved in the regions that begin at these offsets, in order.
+    pub fn count_regions(&self, starts: &[u64]) {
+        self.0.borrow_mut().regions = starts.iter().map(|start| (start / BLOCK, RegionCounters::default())).collect();
+    }
+
+    /// What was moved in each since [`count_regions`](Self::count_regions).
+    pub fn region_counters(&self) -> Vec<RegionCounters> {
+        self.0.borrow().regions.iter().map(|(_, counters)| *counters).collect()
+    }
+
     /// What a read would see now.
     pub fn peek(&self, offset: u64, len: usize) -> Bytes {
         self.0.borrow().read(offset, len)
@@ -242,6 +262,11 @@ static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 impl Media {
     fn block(&self, block: u64) -> Bytes {
         self.current.get(&block).cloned().unwrap_or(Bytes::from_static(&ZEROS))
+    }
+
+    /// What is counted of the region that a block is in.
+    fn region(&mut self, block: u64) -> Option<&mut RegionCounters> {
+        self.regions.iter_mut().rev().find(|(start, _)| *start <= block).map(|(_, counters)| counters)
     }
 
     /// How long an operation that begins now waits for its turn and moves its bytes.
@@ -288,6 +313,9 @@ impl Media {
             }
         }
         self.counters.blocks_written += pieces.len() as u64;
+        if let Some(region) = self.region(block) {
+            region.written += pieces.len() as u64;
+        }
         for (content, block) in pieces.iter().zip(block..) {
             self.current.insert(block, content.clone());
             self.faults.read_errors.remove(&block);
@@ -447,6 +475,9 @@ impl Drive for MemDrive {
         self.after(latency + turn, move |media| {
             media.counters.reads += 1;
             media.counters.blocks_read += len as u64 / BLOCK;
+            if let Some(region) = media.region(offset / BLOCK) {
+                region.read += len as u64 / BLOCK;
+            }
             let blocks = offset / BLOCK..offset / BLOCK + len as u64 / BLOCK;
             if media.faults.read_errors.range(blocks).next().is_some() {
                 return Err(failed(Operation::Read, offset, len as u64));

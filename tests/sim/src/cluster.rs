@@ -27,7 +27,7 @@ pub fn new_node(found: &Description) -> NewNode {
     });
     NewNode {
         name: found.name.clone(),
-        domain: None,
+        domain: found.domain.clone(),
         cores: found.cores.clone(),
         control: found.control,
         drives: drives.collect(),

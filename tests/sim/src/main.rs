@@ -7,7 +7,7 @@ use std::time::Duration;
 use weft_sim::creates;
 use weft_sim::many::{self, Many};
 use weft_sim::run::{RunOptions, run};
-use weft_sim::scale::{self, ScaleOptions};
+use weft_sim::tables::{self, Growth, cpu_seconds};
 use weft_wire::map::Protection;
 
 #[derive(Parser)]
@@ -43,6 +43,9 @@ struct Arguments {
     /// Instead of seeds with faults: what making a file costs in a directory that has so many, ascending
     #[arg(long, value_name = "ENTRIES,...", value_delimiter = ',')]
     creates: Vec<u64>,
+    /// Instead of seeds with faults: what is moved when a cluster grows
+    #[arg(long, value_name = "NODES:NODES", conflicts_with = "rebuild")]
+    grow: Option<Growth>,
     #[arg(long, default_value = "4+2")]
     protection: Protection,
     /// Virtual seconds with faults
@@ -88,8 +91,19 @@ fn main() -> ExitCode {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     }
-    if !arguments.rebuild.is_empty() {
-        return rebuilds(&arguments);
+    let tables = match (&arguments.rebuild[..], arguments.grow) {
+        ([], None) => None,
+        ([], Some(grow)) => Some(tables::grow(grow, arguments.protection)),
+        (nodes, _) => Some(tables::rebuild(arguments.seed, nodes, arguments.protection)),
+    };
+    if let Some(done) = tables {
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if !arguments.creates.is_empty() {
         return creates(&arguments);
@@ -113,32 +127,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// A table for docs/design/rebuild.md.
-fn rebuilds(arguments: &Arguments) -> ExitCode {
-    println!("| nodes | buckets | rebuilt MiB | s | s x survivors | of the ideal | busiest / mean | CPU s |");
-    println!("|--:|--:|--:|--:|--:|--:|--:|--:|");
-    for nodes in &arguments.rebuild {
-        let before = cpu_seconds();
-        match scale::rebuild(&ScaleOptions::new(arguments.seed, *nodes, arguments.protection)) {
-            Ok(rebuild) => println!(
-                "| {nodes} | {} | {} | {:.2} | {:.1} | {:.2} | {:.2} | {:.0} |",
-                rebuild.buckets,
-                rebuild.bytes >> 20,
-                rebuild.took.as_secs_f64(),
-                rebuild.took.as_secs_f64() * (*nodes - 1) as f64,
-                rebuild.took.as_secs_f64() / rebuild.ideal().as_secs_f64(),
-                rebuild.busiest_to_mean(),
-                cpu_seconds() - before
-            ),
-            Err(error) => {
-                eprintln!("error: {nodes} nodes: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
-    }
-    ExitCode::SUCCESS
-}
-
 /// A table for docs/design/directories.md.
 fn creates(arguments: &Arguments) -> ExitCode {
     let costs = creates::costs(arguments.seed, arguments.nodes, arguments.protection, &arguments.creates, cpu_seconds);
@@ -156,10 +144,6 @@ fn creates(arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn cpu_seconds() -> f64 {
-    many::spent("self").as_secs_f64()
 }
 
 /// By the time of day: the one thing here that differs between sessions.

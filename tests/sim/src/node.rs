@@ -25,6 +25,7 @@ pub struct NodeTunables {
 
 pub struct SimNode {
     index: usize,
+    domain: Option<String>,
     pub media: Vec<MemMedia>,
     /// The machine's, for as long as it has power.
     clock: LocalClock,
@@ -60,6 +61,7 @@ impl SimNode {
         let backoff = Backoff::new(BackoffOptions::default());
         Self {
             index,
+            domain: None,
             media,
             clock,
             tunables,
@@ -111,7 +113,7 @@ impl SimNode {
         let devices = self.media.iter().enumerate();
         NodeParams {
             name: self.name(),
-            domain: None,
+            domain: self.domain.clone(),
             cores: vec![self.addr()],
             control: SocketAddr::new(self.addr().ip(), self.addr().port() + 1),
             devices: devices
@@ -131,9 +133,16 @@ impl SimNode {
 
 impl World {
     pub fn add_node(&mut self, drives: usize, drive: MemOptions, tunables: NodeTunables) {
+        self.add_node_in(None, drives, drive, tunables);
+    }
+
+    /// A node that may fail together with all others that name the same domain.
+    pub fn add_node_in(&mut self, domain: Option<String>, drives: usize, drive: MemOptions, tunables: NodeTunables) {
         let index = self.nodes.len();
         let clock = self.local_clock();
-        self.nodes.push(SimNode::new(index, clock, drives, drive, tunables));
+        let mut node = SimNode::new(index, clock, drives, drive, tunables);
+        node.domain = domain;
+        self.nodes.push(node);
         self.start_node(index);
     }
 

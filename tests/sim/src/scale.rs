@@ -2,21 +2,22 @@
 //!
 //! What is written is zeros, which memory drives don't store: a cluster may hold more than the machine that simulates it.
 
-use crate::node::{Crash, NodeTunables};
+use crate::node::{Crash, NodeTunables, SimNode};
 use crate::orders::newest_map;
-use crate::stripes::buckets;
+use crate::stripes::{buckets, zones_of};
 use crate::world::World;
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_client::{Client, Errno, OpenMode};
 use weft_drive::format::geometry::ZONE_BYTES_MIN;
-use weft_drive::mem::{MemCounters, MemMedia, MemOptions};
+use weft_drive::mem::{MemMedia, MemOptions, RegionCounters};
 use weft_placement::ZONES_PER_BUCKET_MIN;
 use weft_reactor::join_all;
-use weft_wire::fs::{Caller, FileKind, NewNode};
+use weft_wire::InodeId;
+use weft_wire::fs::{Caller, FileKind, NewNode, SetAttr};
 use weft_wire::limits::BLOCK_BYTES;
-use weft_wire::map::{Protection, State};
+use weft_wire::map::{Map, Protection, State};
 
 const FS: &str = "data";
 const PIECE_BYTES: usize = 1 << 20;
@@ -57,13 +58,17 @@ pub struct ScaleOptions {
 pub struct Rebuild {
     pub nodes: usize,
     pub buckets: usize,
-    /// Written anew on other drives.
+    /// Written anew on other drives. Less what leaders made that others replaced meanwhile: rebuilds here end before that.
     pub bytes: u64,
     /// From the map that gave the node up to the last byte.
     pub took: Duration,
     /// What the survivors' drives moved meanwhile, and the most that one of them did.
     pub moved: u64,
     pub busiest: u64,
+    /// Of that what was not in zones: journals, zone tables, maps.
+    pub beside: u64,
+    /// From the first node that had the map to the last.
+    pub map_took: Duration,
     pub bytes_per_second: u64,
 }
 
@@ -116,16 +121,20 @@ pub fn rebuild(options: &ScaleOptions) -> Result<Rebuild, String> {
     world.run_for(QUIET);
     world.kill_client(process);
 
-    for machine in &world.nodes {
-        machine.media.iter().for_each(|media| media.set_bytes_per_second(options.bytes_per_second));
+    for media in world.nodes.iter().flat_map(|machine| &machine.media) {
+        media.set_bytes_per_second(options.bytes_per_second);
+        media.count_regions(&[0, zones_of(media).ok_or("a drive without zones")?.start]);
     }
-    let before: Vec<MemCounters> = world.nodes.iter().map(|node| counters(node.media.first())).collect();
     let rebuilt_before = rebuilt_bytes(&world);
     world.crash_node(0, Crash::Kill);
-    let given_up =
-        |world: &World| newest_map(world).is_some_and(|map| map.nodes.values().any(|node| node.state == State::Failed));
-    world.run_while(REBUILD_MAX, given_up).map_err(|_| "the dead node is not given up")?;
+    let given_up = |map: &Map| map.nodes.values().any(|node| node.state == State::Failed);
+    let hears = |world: &World| newest_map(world).is_some_and(|map| given_up(&map));
+    world.run_while(REBUILD_MAX, hears).map_err(|_| "the dead node is not given up")?;
     let begun = world.now();
+    let knows = |node: &SimNode| node.node().and_then(|node| node.map_watch()?.get()).is_some_and(|map| given_up(&map));
+    let all = |world: &World| world.nodes.iter().filter(|node| node.is_up()).all(knows);
+    world.run_while(REBUILD_MAX, all).map_err(|_| "a node does not hear of the map")?;
+    let map_took = world.now().since(begun);
     let mut ended = begun;
     while !is_whole(&world) {
         if world.now().since(begun) > REBUILD_MAX {
@@ -134,38 +143,45 @@ pub fn rebuild(options: &ScaleOptions) -> Result<Rebuild, String> {
         world.run_for(LOOK_EVERY);
         ended = world.now();
     }
-    let work = world.nodes.iter().zip(&before).skip(1).map(|(node, before)| {
-        let now = counters(node.media.first());
-        (now.blocks_read - before.blocks_read + now.blocks_written - before.blocks_written) * BLOCK_BYTES as u64
-    });
-    let work: Vec<u64> = work.collect();
+    let bytes = |region: &RegionCounters| (region.read + region.written) * BLOCK_BYTES as u64;
+    let drives = world.nodes.iter().skip(1).flat_map(|node| &node.media).map(MemMedia::region_counters);
+    let work: Vec<Vec<u64>> = drives.map(|regions| regions.iter().map(bytes).collect()).collect();
+    let all: Vec<u64> = work.iter().map(|regions| regions.iter().sum()).collect();
     Ok(Rebuild {
         nodes: options.nodes,
         buckets: newest_map(&world).map_or(0, |map| map.buckets.len()),
-        bytes: rebuilt_bytes(&world) - rebuilt_before,
+        bytes: rebuilt_bytes(&world).saturating_sub(rebuilt_before),
         took: ended.since(begun),
-        moved: work.iter().sum(),
-        busiest: work.iter().max().copied().unwrap_or(0),
+        moved: all.iter().sum(),
+        busiest: all.iter().max().copied().unwrap_or(0),
+        beside: work.iter().filter_map(|regions| regions.first()).sum(),
+        map_took,
         bytes_per_second: options.bytes_per_second,
     })
+}
+
+/// A new file in the root directory, held open.
+pub(crate) async fn create_file(client: &Rc<Client>, name: &str) -> Result<InodeId, Errno> {
+    let node = NewNode {
+        kind: FileKind::File,
+        mode: 0o600,
+        umask: 0,
+        rdev: 0,
+        caller: Caller { uid: 0, gid: 0 },
+        target: Vec::new(),
+    };
+    let found = client.create(client.root(), name.as_bytes(), node, true, OpenMode::Keep).await?;
+    Ok(found.attr.inode)
 }
 
 async fn fill(client: Rc<Client>, bytes: u64) -> Result<(), Errno> {
     let mut left = bytes;
     let mut number = 0_u32;
     while left > 0 {
-        let name = format!("file{number}");
-        let node = NewNode {
-            kind: FileKind::File,
-            mode: 0o600,
-            umask: 0,
-            rdev: 0,
-            caller: Caller { uid: 0, gid: 0 },
-            target: Vec::new(),
-        };
-        let found = client.create(client.root(), name.as_bytes(), node, true, OpenMode::Keep).await?;
-        let inode = found.attr.inode;
+        let inode = create_file(&client, &format!("file{number}")).await?;
         let end = left.min(FILE_BYTES);
+        // Writes that each make the file longer wait for those before them, or are made again.
+        client.setattr(inode, SetAttr { size_bytes: Some(end), ..SetAttr::default() }).await?;
         let mut at = 0;
         while at < end {
             let next = (at + WRITES * PIECE_BYTES as u64).min(end);
@@ -185,16 +201,12 @@ async fn fill(client: Rc<Client>, bytes: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-fn counters(media: Option<&MemMedia>) -> MemCounters {
-    media.map(MemMedia::counters).unwrap_or_default()
-}
-
-fn rebuilt_bytes(world: &World) -> u64 {
+pub(crate) fn rebuilt_bytes(world: &World) -> u64 {
     buckets(world).iter().map(|(_, bucket)| bucket.stats().rebuilt_bytes).sum()
 }
 
 /// Every bucket is led, no member is on a drive that was given up, and no stripe lacks a shard.
-fn is_whole(world: &World) -> bool {
+pub(crate) fn is_whole(world: &World) -> bool {
     let Some(map) = newest_map(world) else { return false };
     let up = |drive| {
         map.drives.get(drive).is_some_and(|drive| map.nodes.get(&drive.node).is_some_and(|n| n.state == State::Up))
@@ -206,7 +218,7 @@ fn is_whole(world: &World) -> bool {
 }
 
 /// What is not as it should be.
-fn left(world: &World) -> String {
+pub(crate) fn left(world: &World) -> String {
     let Some(map) = newest_map(world) else { return "no map".into() };
     let states: Vec<_> =
         map.nodes.values().filter(|node| node.state != State::Up).map(|node| (node.id, node.state)).collect();
