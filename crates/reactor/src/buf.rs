@@ -274,7 +274,7 @@ mod tests {
         drop(again);
         assert_eq!(AlignedBuf::unfilled(32 * 4096).as_slice().as_ptr(), address);
         // No more is kept than may be.
-        drop((0..2 * KEPT_BYTES_MAX >> 20).map(|_| AlignedBuf::with_len(1 << 20)).collect::<Vec<_>>());
+        drop((0..(2 * KEPT_BYTES_MAX) >> 20).map(|_| AlignedBuf::with_len(1 << 20)).collect::<Vec<_>>());
         LEFTOVERS.with_borrow(|leftovers| {
             let kept: usize = leftovers.by_pages.values().flatten().map(|pages| pages.len() * ALIGNMENT_BYTES).sum();
             assert!(leftovers.bytes == kept && kept <= KEPT_BYTES_MAX);

@@ -80,6 +80,13 @@ struct Watch {
     at_work: usize,
 }
 
+impl Watch {
+    fn count(&mut self, took: Duration) {
+        self.operations += 1;
+        self.longest = self.longest.max(took);
+    }
+}
+
 /// Fills a cluster, lets clients work, takes the first rack's power, and waits until everything is protected as before.
 pub fn lose_rack(options: &RackOptions) -> Result<RackLoss, String> {
     let mut world = World::new(options.seed);
@@ -201,10 +208,7 @@ async fn work(client: Rc<Client>, handle: Handle, number: usize, seed: u64, watc
         count += 1;
         let begun = worker.handle.now();
         wrong = worker.call(*inode, count).await.err();
-        let mut seen = watch.borrow_mut();
-        seen.operations += 1;
-        seen.longest = seen.longest.max(worker.since(begun));
-        drop(seen);
+        watch.borrow_mut().count(worker.since(begun));
         worker.handle.sleep(PAUSE).await;
     }
     let mut seen = watch.borrow_mut();
