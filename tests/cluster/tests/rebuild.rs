@@ -16,6 +16,8 @@ const SCHEME: &str = "4+2";
 /// Of what the drives hold, this is data.
 const DATA_SHARE: (u64, u64) = (4, 6);
 const FILE_BYTES: u64 = 8 << 20;
+/// The first MiB of each file is where its directory is: on drives as small as these, many in one directory would fill its bucket.
+const FILES_PER_DIRECTORY: u64 = 16;
 /// Away for so long, a node is given up.
 const FAILED_AFTER: &str = "failed_after_s = 5";
 const DEADLINE: Duration = Duration::from_secs(200);
@@ -41,15 +43,16 @@ struct Files {
 impl Files {
     fn make(scene: &Scene, bytes: u64) -> Files {
         let files = Files { directory: scene.mountpoint().join("files"), count: bytes.div_ceil(FILE_BYTES) };
-        std::fs::create_dir(&files.directory).unwrap();
         for number in 0..files.count {
-            std::fs::write(files.path(number), content(number)).unwrap();
+            let path = files.path(number);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content(number)).unwrap();
         }
         files
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.directory.join(number.to_string())
+        self.directory.join((number / FILES_PER_DIRECTORY).to_string()).join(number.to_string())
     }
 
     fn check(&self) {
