@@ -212,9 +212,11 @@ impl Client {
             return Ok(len);
         }
         let mut pause_max = AGAIN_FIRST;
+        // Up to here it stands for good, and others may have written over it since.
+        let mut from = offset;
         loop {
-            let late = self.times_come_late(inode, offset..end, kill_setid);
-            let writes = pieces(offset..end).map(|piece| {
+            let late = self.times_come_late(inode, from..end, kill_setid);
+            let writes = pieces(from..end).map(|piece| {
                 let part = data.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
                 async move {
                     if piece.start < SLAB_BYTES {
@@ -228,18 +230,20 @@ impl Client {
             let beside = async {
                 match late {
                     Some(late) => Some(late.generation),
-                    None => self.publish_beside(inode, offset..end, kill_setid).await,
+                    None => self.publish_beside(inode, from..end, kill_setid).await,
                 }
             };
             let (outcomes, told) = join(join_all(writes), beside).await;
-            let mut stands = offset;
+            let mut stands = from;
             let mut failed = None;
             let mut written: BTreeMap<u64, Range<u64>> = BTreeMap::new();
-            for (piece, outcome) in pieces(offset..end).zip(outcomes) {
+            for (piece, outcome) in pieces(from..end).zip(outcomes) {
                 stands = match outcome {
                     Ok(generation) => {
                         if let Some(generation) = generation {
                             written.entry(generation).or_insert(piece.clone()).end = piece.end;
+                        } else {
+                            from = piece.end;
                         }
                         piece.end
                     }
