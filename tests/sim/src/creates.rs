@@ -1,18 +1,19 @@
 //! What making a file costs in a directory that has many already: messages, and work of the whole cluster and the client.
 
+use crate::calm;
 use crate::node::NodeTunables;
 use crate::world::World;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_client::{Client, Errno};
-use weft_drive::mem::MemOptions;
 use weft_reactor::join_all;
 use weft_wire::InodeId;
-use weft_wire::fs::{Caller, FileKind, NewNode};
+use weft_wire::fs::FileKind;
 use weft_wire::map::Protection;
 
 const FS: &str = "data";
 const DIRECTORY: &[u8] = b"many";
+const DIRECTORY_MODE: u16 = 0o700;
 const BUCKET_BITS: u8 = 6;
 const DRIVE_BYTES: u64 = 8 << 30;
 /// Creates at a time while the directory is filled.
@@ -44,13 +45,7 @@ pub fn costs(
     cpu_seconds: impl Fn() -> f64,
 ) -> Result<Vec<Cost>, String> {
     let mut world = World::new(seed);
-    let latency = Duration::from_micros(20);
-    let drive = MemOptions {
-        capacity_bytes: DRIVE_BYTES,
-        read_latency: latency * 4,
-        write_latency: latency,
-        flush_latency: latency,
-    };
+    let drive = calm::drive(DRIVE_BYTES);
     for _ in 0..nodes {
         world.add_node(1, drive, NodeTunables::default());
     }
@@ -103,7 +98,7 @@ impl Work {
     async fn run(self, client: Rc<Client>) -> Result<InodeId, Errno> {
         match self {
             Work::Directory => {
-                let node = NewNode { kind: FileKind::Directory, mode: 0o700, ..file() };
+                let node = calm::roots(FileKind::Directory, DIRECTORY_MODE);
                 client.make(client.root(), DIRECTORY, node).await.map(|made| made.inode)
             }
             Work::Fill { directory, from, to } => {
@@ -124,12 +119,7 @@ impl Work {
     }
 }
 
-fn file() -> NewNode {
-    let caller = Caller { uid: 0, gid: 0 };
-    NewNode { kind: FileKind::File, mode: 0o600, umask: 0, rdev: 0, caller, target: Vec::new() }
-}
-
 async fn create(client: &Client, directory: InodeId, number: u64) -> Result<(), Errno> {
     let name = format!("file{number}");
-    client.make(directory, name.as_bytes(), file()).await.map(drop)
+    client.make(directory, name.as_bytes(), calm::roots_file()).await.map(drop)
 }

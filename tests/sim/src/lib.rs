@@ -5,6 +5,7 @@
 //! heals everything, reads everything back and has [`oracle`] explain each answer.
 #![forbid(unsafe_code)]
 
+mod calm;
 pub mod cluster;
 pub mod creates;
 pub mod crew;

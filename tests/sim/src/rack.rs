@@ -1,8 +1,9 @@
 //! A rack dies: all nodes of one failure domain lose power at the same moment and never come back, while clients work.
 
+use crate::calm::{self, create_file};
 use crate::node::{Crash, NodeTunables};
 use crate::orders::newest_map;
-use crate::scale::{create_file, is_whole, left, rebuilt_bytes};
+use crate::scale::{is_whole, left, rebuilt_bytes};
 use crate::stripes;
 use crate::world::World;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_client::{Client, Errno};
-use weft_drive::mem::{CrashKeeps, MemOptions};
+use weft_drive::mem::CrashKeeps;
 use weft_reactor::{Handle, Instant, Random};
 use weft_wire::InodeId;
 use weft_wire::map::{Protection, State};
@@ -92,12 +93,7 @@ pub fn lose_rack(options: &RackOptions) -> Result<RackLoss, String> {
     let mut world = World::new(options.seed);
     let mut tunables = NodeTunables::default();
     tunables.manager.failed_after = FAILED_AFTER;
-    let drive = MemOptions {
-        capacity_bytes: options.drive_bytes,
-        read_latency: Duration::from_micros(80),
-        write_latency: Duration::from_micros(20),
-        flush_latency: Duration::from_micros(20),
-    };
+    let drive = calm::drive(options.drive_bytes);
     for rack in 0..options.racks {
         for _ in 0..options.nodes_per_rack {
             world.add_node_in(Some(format!("rack{rack}")), 1, drive, tunables);

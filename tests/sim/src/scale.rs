@@ -2,6 +2,7 @@
 //!
 //! What is written is zeros, which memory drives don't store: a cluster may hold more than the machine that simulates it.
 
+use crate::calm::{self, create_file};
 use crate::node::{Crash, NodeTunables, SimNode};
 use crate::orders::newest_map;
 use crate::stripes::{buckets, zones_of};
@@ -9,13 +10,12 @@ use crate::world::World;
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
-use weft_client::{Client, Errno, OpenMode};
+use weft_client::{Client, Errno};
 use weft_drive::format::geometry::ZONE_BYTES_MIN;
-use weft_drive::mem::{MemMedia, MemOptions, RegionCounters};
+use weft_drive::mem::{MemMedia, RegionCounters};
 use weft_placement::ZONES_PER_BUCKET_MIN;
 use weft_reactor::join_all;
-use weft_wire::InodeId;
-use weft_wire::fs::{Caller, FileKind, NewNode, SetAttr};
+use weft_wire::fs::SetAttr;
 use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::map::{Map, Protection, State};
 
@@ -102,12 +102,7 @@ pub fn rebuild(options: &ScaleOptions) -> Result<Rebuild, String> {
     let mut world = World::new(options.seed);
     let mut tunables = NodeTunables::default();
     tunables.manager.failed_after = FAILED_AFTER;
-    let drive = MemOptions {
-        capacity_bytes: options.drive_bytes,
-        read_latency: Duration::from_micros(80),
-        write_latency: Duration::from_micros(20),
-        flush_latency: Duration::from_micros(20),
-    };
+    let drive = calm::drive(options.drive_bytes);
     for _ in 0..options.nodes {
         world.add_node(1, drive, tunables);
     }
@@ -158,20 +153,6 @@ pub fn rebuild(options: &ScaleOptions) -> Result<Rebuild, String> {
         map_took,
         bytes_per_second: options.bytes_per_second,
     })
-}
-
-/// A new file in the root directory, held open.
-pub(crate) async fn create_file(client: &Rc<Client>, name: &str) -> Result<InodeId, Errno> {
-    let node = NewNode {
-        kind: FileKind::File,
-        mode: 0o600,
-        umask: 0,
-        rdev: 0,
-        caller: Caller { uid: 0, gid: 0 },
-        target: Vec::new(),
-    };
-    let found = client.create(client.root(), name.as_bytes(), node, true, OpenMode::Keep).await?;
-    Ok(found.attr.inode)
 }
 
 async fn fill(client: Rc<Client>, bytes: u64) -> Result<(), Errno> {

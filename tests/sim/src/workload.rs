@@ -1,5 +1,6 @@
 //! What the clients do: every worker makes one call after the other, chosen by its seed.
 
+use crate::calm;
 use crate::history::{CELLS_MAX, Call, History, Name, OpId, Outcome, Owner, Value, value, value_origin};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -10,7 +11,7 @@ use weft_client::{Client, Errno, OpenMode};
 use weft_reactor::{Handle, Random};
 use weft_wire::InodeId;
 use weft_wire::fs::{
-    Caller, DirEntry, FallocateMode, FileKind, Lock, LockKind, LockType, NewNode, RenameMode, SetAttr, XattrMode,
+    DirEntry, FallocateMode, FileKind, Lock, LockKind, LockType, NewNode, RenameMode, SetAttr, XattrMode,
 };
 use weft_wire::limits::SLAB_BYTES;
 
@@ -251,26 +252,16 @@ impl Hand {
         let cell_bytes = self.shared.options.cell_bytes;
         match call {
             Call::Create { dir, name, directory } => {
-                let node = NewNode {
-                    kind: if *directory { FileKind::Directory } else { FileKind::File },
-                    mode: if *directory { DIRECTORY_MODE } else { FILE_MODE },
-                    umask: 0,
-                    rdev: 0,
-                    caller: Caller { uid: 0, gid: 0 },
-                    target: Vec::new(),
+                let node = match directory {
+                    true => calm::roots(FileKind::Directory, DIRECTORY_MODE),
+                    false => calm::roots(FileKind::File, FILE_MODE),
                 };
                 let attr = client.make(*dir, &name_bytes(*name), node).await?;
                 Ok(Outcome::Entry { inode: attr.inode, kind: attr.kind })
             }
             Call::Symlink { dir, name } => {
-                let node = NewNode {
-                    kind: FileKind::Symlink,
-                    mode: 0o777,
-                    umask: 0,
-                    rdev: 0,
-                    caller: Caller { uid: 0, gid: 0 },
-                    target: op.to_string().into_bytes(),
-                };
+                let target = op.to_string().into_bytes();
+                let node = NewNode { target, ..calm::roots(FileKind::Symlink, 0o777) };
                 let attr = client.make(*dir, &name_bytes(*name), node).await?;
                 Ok(Outcome::Entry { inode: attr.inode, kind: attr.kind })
             }
