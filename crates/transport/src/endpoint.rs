@@ -21,6 +21,9 @@ use weft_reactor::Instant;
 use weft_wire::{PROTOCOL_VERSION, Service};
 use zerocopy::FromBytes;
 
+/// Timers that are moved before one sleep.
+const TIMERS_MOVED_MAX: usize = 16;
+
 /// A call of ours. Unique in the life of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId {
@@ -243,8 +246,21 @@ impl Endpoint {
         std::mem::take(&mut self.given_up)
     }
 
-    /// When to call [`Self::handle_timeout`] at the latest.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    /// When to call [`Self::handle_timeout`] at the latest. To be asked before falling asleep: timers that would fire for
+    /// nothing are moved here, so that they wake nobody.
+    pub fn next_timeout(&mut self, now: Instant) -> Option<Instant> {
+        for _ in 0..TIMERS_MOVED_MAX {
+            let (at, index) = *self.timers.first()?;
+            let slot = self.slots.get_mut(index as usize).and_then(Option::as_mut);
+            let Some(slot) = slot.filter(|slot| slot.opening.is_none() && at > now) else { return Some(at) };
+            let next = slot.session.next_timeout(now, &self.options);
+            if next <= at {
+                return Some(at);
+            }
+            slot.session.timer = Some(next);
+            self.timers.remove(&(at, index));
+            self.timers.insert((next, index));
+        }
         self.timers.first().map(|(at, _)| *at)
     }
 
@@ -407,7 +423,7 @@ impl Endpoint {
             Some(opening) => opening.next,
             None => session.next_timeout(now, &self.options),
         };
-        // A timer that fires too early finds nothing to do and is set anew: cheaper than moving it with each packet.
+        // One that is too early stays where it is until there is time to sleep: cheaper than moving it with each packet.
         if session.timer.is_none_or(|timer| next < timer) {
             if let Some(timer) = session.timer.replace(next) {
                 self.timers.remove(&(timer, index));

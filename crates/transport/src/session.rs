@@ -85,7 +85,9 @@ pub struct Session {
     is_asking: bool,
     unanswered_since: Option<Instant>,
     ping_due: bool,
+    /// How long the peer may be silent while calls below `pinged_below` wait; for newer ones it is the shortest time.
     ping_after: Duration,
+    pinged_below: u64,
     pub opened_at: Instant,
     heard_at: Instant,
     used_at: Instant,
@@ -127,6 +129,7 @@ impl Session {
             unanswered_since: None,
             ping_due: false,
             ping_after: options.ping_min,
+            pinged_below: 0,
             opened_at: now,
             heard_at: now,
             used_at: now,
@@ -175,7 +178,6 @@ impl Session {
         opener.next += 1;
         opener.calls.insert(number);
         self.outbox.push(number, service as u8, head, body);
-        self.ping_after = options.ping_min;
         self.used_at = now;
         Ok(number)
     }
@@ -504,13 +506,23 @@ impl Session {
         Some(last + after.min(options.probe_max))
     }
 
-    /// When to ask whether the peer still lives.
-    fn ping_at(&self) -> Option<Instant> {
-        let Role::Opener(opener) = &self.role else { return None };
-        if opener.calls.is_empty() || !self.sent.is_empty() || self.has_data() {
+    /// When to ask whether the peer still lives. A call that waits for long has others beside it that come and go: they
+    /// don't begin its questions anew.
+    fn ping_at(&self, options: &EndpointOptions) -> Option<Instant> {
+        let newest = *self.newest_call()?;
+        if !self.sent.is_empty() || self.has_data() {
             return None;
         }
-        Some(self.heard_at.max(self.used_at) + self.ping_after)
+        let after = if newest < self.pinged_below { self.ping_after } else { options.ping_min };
+        Some(self.heard_at.max(self.used_at) + after)
+    }
+
+    /// The newest call without a response.
+    fn newest_call(&self) -> Option<&u64> {
+        match &self.role {
+            Role::Opener(opener) => opener.calls.last(),
+            Role::Accepter(_) => None,
+        }
     }
 
     fn idle_at(&self, options: &EndpointOptions) -> Instant {
@@ -530,7 +542,7 @@ impl Session {
     /// When [`Self::handle_timeout`] has something to do, or an acknowledgement becomes due.
     pub fn next_timeout(&self, now: Instant, options: &EndpointOptions) -> Instant {
         let acknowledge = self.acknowledge_at.filter(|at| *at > now);
-        [acknowledge, self.loss_at, self.probe_at(options), self.ping_at(), self.rest_at()]
+        [acknowledge, self.loss_at, self.probe_at(options), self.ping_at(options), self.rest_at()]
             .into_iter()
             .flatten()
             .fold(self.idle_at(options), Instant::min)
@@ -548,9 +560,13 @@ impl Session {
             }
             self.probe(now);
         }
-        if self.ping_at().is_some_and(|at| at <= now) {
+        if self.ping_at(options).is_some_and(|at| at <= now)
+            && let Some(newest) = self.newest_call().copied()
+        {
             self.ping_due = true;
-            self.ping_after = (self.ping_after * 2).min(options.ping_max);
+            let last = if newest < self.pinged_below { self.ping_after } else { options.ping_min };
+            self.ping_after = (last * 2).min(options.ping_max);
+            self.pinged_below = newest + 1;
         }
         if self.rest_at().is_some_and(|at| at <= now) {
             self.is_resting = true;

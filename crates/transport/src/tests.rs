@@ -181,7 +181,8 @@ impl Pair {
     fn step(&mut self, until: Instant) -> bool {
         self.take_events();
         self.flush();
-        let timer = self.endpoints.values().filter_map(Endpoint::next_timeout).min();
+        let now = self.now;
+        let timer = self.endpoints.values_mut().filter_map(|endpoint| endpoint.next_timeout(now)).min();
         let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
         let Some(next) = timer.into_iter().chain(arrival).min().filter(|next| *next <= until) else {
             self.now = self.now.max(until);

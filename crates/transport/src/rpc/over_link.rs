@@ -348,7 +348,7 @@ impl Rpc {
             false => Some(now + RETRY_AFTER),
         };
         let deadline = inner.deadlines.first().map(|(at, _)| *at);
-        [retry, deadline, inner.endpoint.next_timeout()].into_iter().flatten().min()
+        [retry, deadline, inner.endpoint.next_timeout(now)].into_iter().flatten().min()
     }
 }
 

@@ -49,7 +49,7 @@ fn strangers_get_no_memory_and_no_amplification() {
         assert!(out.len() <= datagram.len());
     }
     assert_eq!(pair.at(b()).session_count(), 0);
-    assert_eq!(pair.at(b()).next_timeout(), None);
+    assert_eq!(pair.at(b()).next_timeout(now), None);
 }
 
 #[test]
