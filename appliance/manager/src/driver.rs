@@ -1,12 +1,13 @@
 //! Drives one manager's consensus: one loop that selects what to do next, and stores before it sends.
 
 use crate::Role;
-use crate::consensus::{Applied, Consensus, Work};
+use crate::consensus::{Applied, Consensus, Outgoing, Work};
 use crate::copies::{AllLost, Copies};
 use crate::decide::{self, Decision, Outcome};
 use crate::records::{MapRecord, node_of, voter};
 use crate::seat::find_out;
 use crate::shared::{Input, Shared};
+use bytes::Bytes;
 use raft::StateRole;
 use std::rc::Rc;
 use weft_reactor::Instant;
@@ -24,6 +25,10 @@ pub(crate) struct Driver {
     consensus: Consensus,
     copies: Copies,
     in_flight: Option<InFlight>,
+    /// Who sent messages that were just taken, and may be answered with what is to be said to them. At most [`INBOX_MAX`].
+    ///
+    /// [`INBOX_MAX`]: crate::tunables::INBOX_MAX
+    answers: Vec<(NodeId, Completer<Bytes>)>,
     led: bool,
     /// The leader's business is due.
     due: bool,
@@ -69,6 +74,7 @@ impl Driver {
             consensus,
             copies,
             in_flight: None,
+            answers: Vec::new(),
             led: false,
             due: false,
             looked_at: MapVersion(0),
@@ -126,7 +132,10 @@ impl Driver {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Message(from, bytes) => self.consensus.step(from, &bytes),
+            Input::Message(from, bytes, answer) => {
+                self.consensus.step(from, &bytes);
+                self.answers.extend(answer.map(|answer| (from, answer)));
+            }
             Input::Unreachable(voter) => self.consensus.report_unreachable(voter),
             Input::Snapshot { voter, arrived } => self.consensus.report_snapshot(voter, arrived),
             Input::Died(node) => {
@@ -199,11 +208,15 @@ impl Driver {
     /// Stores, sends and applies until there is nothing left to do.
     async fn work(&mut self) -> Result<(), AllLost> {
         while let Some(mut work) = self.consensus.work() {
-            std::mem::take(&mut work.send).into_iter().for_each(|message| self.shared.send(message));
+            std::mem::take(&mut work.send).into_iter().for_each(|message| self.send(message));
             let restored = work.restored;
+            if work.must_store || restored {
+                // That takes its time: nobody is left to wonder whether the message arrived.
+                self.answers.clear();
+            }
             self.store(&work).await?;
             let done = self.consensus.finish(work);
-            done.send.into_iter().for_each(|message| self.shared.send(message));
+            done.send.into_iter().for_each(|message| self.send(message));
             let moved = restored || !done.applied.is_empty();
             for applied in done.applied {
                 self.settle(applied);
@@ -214,8 +227,17 @@ impl Driver {
             }
             self.show();
         }
+        self.answers.clear();
         self.cut().await;
         Ok(())
+    }
+
+    /// With the answer to whom it is for, if that one waits.
+    fn send(&mut self, message: Outgoing) {
+        match self.answers.iter().position(|(node, _)| *node == message.node && !message.is_snapshot) {
+            Some(waiting) => self.answers.swap_remove(waiting).1.complete(message.bytes),
+            None => self.shared.send(message),
+        }
     }
 
     /// A node that was just admitted has shown that it lives.

@@ -25,7 +25,7 @@ pub(crate) async fn save(shared: Rc<Shared>) {
     }
 }
 
-/// Tells the leader, again and again, that this life of this node goes on.
+/// Tells the leader, again and again, that this life of this node goes on. Answers to its heartbeats say so, too.
 pub(crate) async fn say_alive(shared: Rc<Shared>) {
     let mut answered = shared.handle.now();
     loop {
@@ -40,7 +40,8 @@ pub(crate) async fn say_alive(shared: Rc<Shared>) {
         else {
             continue;
         };
-        if shared.role.get() == Role::Leader {
+        let is_heard = shared.is_voting() && now.since(shared.heard_leader.get()) < shared.tunables.alive_every;
+        if is_heard || shared.role.get() == Role::Leader {
             answered = now;
             continue;
         }

@@ -35,7 +35,8 @@ pub enum Role {
 
 /// What reaches the consensus from outside.
 pub(crate) enum Input {
-    Message(NodeId, bytes::Bytes),
+    /// A message of the consensus; what is said to it at once goes back with the answer, if one is due.
+    Message(NodeId, bytes::Bytes, Option<Completer<bytes::Bytes>>),
     Unreachable(u64),
     Snapshot {
         voter: u64,
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     pub wake: Notify,
     /// When this process began.
     pub started: Instant,
+    /// When the consensus' leader last had a word from this node.
+    pub heard_leader: Cell<Instant>,
     /// Signs of life and death that reached this node.
     pub health: RefCell<Health>,
     /// Something happened that the leader should not let wait for the next tick.
@@ -112,6 +115,7 @@ impl Shared {
             proposals: RefCell::default(),
             wake: Notify::new(),
             started,
+            heard_leader: Cell::new(Instant::ZERO),
             health: RefCell::default(),
             tend_now: Cell::new(false),
             suspected: RefCell::default(),
@@ -152,7 +156,7 @@ impl Shared {
         Some(MapRecord { node, place: place.clone(), map: Map::clone(map) })
     }
 
-    /// Sends one message of the consensus and learns only whether it arrived.
+    /// Sends one message of the consensus. Learns whether it arrived, that the other lives, and what it has to say to it.
     pub fn send(self: &Rc<Self>, message: Outgoing) {
         let (Some(from), Some(map)) = (self.node.get(), self.map()) else { return };
         {
@@ -168,7 +172,8 @@ impl Shared {
         let call = self.network.call(front(message.node), Service::Manager, head, message.bytes, timeout);
         let shared = self.clone();
         drop(self.handle.spawn("manager message", async move {
-            let arrived = matches!(call.await, Ok(Ok(_)));
+            let response = call.await.ok().and_then(Result::ok);
+            let arrived = response.is_some();
             if let Some(count) = shared.sending.borrow_mut().get_mut(&message.node) {
                 *count -= 1;
             }
@@ -177,7 +182,21 @@ impl Shared {
             } else if !arrived {
                 shared.push(Input::Unreachable(message.voter));
             }
+            if let Some(response) = response {
+                shared.take_answer(message.node, response);
+            }
         }));
+    }
+
+    fn take_answer(&self, node: NodeId, response: Response) {
+        if self.role.get() == Role::Leader
+            && let Ok(ManagerReply::Lives { incarnation: Some(incarnation) }) = decode(&response.head)
+        {
+            self.hear(node, incarnation);
+        }
+        if !response.body.is_empty() {
+            self.push(Input::Message(node, response.body, None));
+        }
     }
 
     pub fn push(&self, input: Input) -> bool {
@@ -197,7 +216,10 @@ impl Shared {
             let shared = shared.upgrade();
             async move {
                 let reply = match (shared, decode::<ManagerRequest>(&request.head)) {
-                    (Some(shared), Ok(asked)) => shared.answer(asked, request.body).await,
+                    (Some(shared), Ok(ManagerRequest::Raft { cluster, from })) if shared.is_ours(cluster) => {
+                        return shared.answer_message(from, request.body).await;
+                    }
+                    (Some(shared), Ok(asked)) => shared.answer(asked).await,
                     (_, Err(error)) => ManagerReply::Refused(error.to_string()),
                     (None, _) => ManagerReply::NotLeader(None),
                 };
@@ -206,17 +228,23 @@ impl Shared {
         })
     }
 
-    async fn answer(self: &Rc<Self>, request: ManagerRequest, body: bytes::Bytes) -> ManagerReply {
+    /// A heartbeat's answer is a sign of life as well: a manager says it in no other way as long as it hears the leader.
+    async fn answer_message(&self, from: NodeId, body: bytes::Bytes) -> Response {
+        if self.leader.get() == Some(from) {
+            self.heard_leader.set(self.handle.now());
+        }
+        let (answer, pending) = completion();
+        self.push(Input::Message(from, body, Some(answer)));
+        // Dropped: there is nothing to say, or not before something is stored.
+        let body = pending.await.unwrap_or_default();
+        Response { head: encode(&ManagerReply::Lives { incarnation: self.incarnation.get() }), body }
+    }
+
+    async fn answer(self: &Rc<Self>, request: ManagerRequest) -> ManagerReply {
         let not_leader =
             || ManagerReply::NotLeader(self.leader.get().filter(|leader| Some(*leader) != self.node.get()));
         match request {
-            ManagerRequest::Raft { cluster, from } => {
-                if !self.is_ours(cluster) {
-                    return other_cluster(cluster);
-                }
-                self.push(Input::Message(from, body));
-                ManagerReply::Ok
-            }
+            ManagerRequest::Raft { cluster, .. } => other_cluster(cluster),
             ManagerRequest::Alive { cluster, .. }
             | ManagerRequest::Rejoin { cluster, .. }
             | ManagerRequest::HasVote { cluster, .. }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ManagerRequest {
-    /// An encoded message of the consensus, in the body. Answered at once with `Ok`.
+    /// An encoded message of the consensus, in the body. Answered at once with `Lives`, and, if the other has something to say
+    /// to it that need not be stored first, with another such message in the body.
     Raft { cluster: Uuid, from: NodeId },
     /// Work for the managers' leader.
     Propose { cluster: Uuid, proposal: Proposal },
