@@ -41,6 +41,18 @@ pub struct FakeInode {
     pub cuts: u64,
 }
 
+impl FakeInode {
+    /// What lies beyond a size goes, under a new generation.
+    fn cut(&mut self, size: u64) {
+        self.attr.cut_generation += 1;
+        self.cuts = self.attr.cut_generation;
+        self.slabs.retain(|slab, _| slab * SLAB_BYTES < size);
+        for (slab, data) in &mut self.slabs {
+            data.truncate((size - slab * SLAB_BYTES).min(SLAB_BYTES) as usize);
+        }
+    }
+}
+
 pub struct World {
     pub map: Map,
     pub deltas: Vec<Delta>,
@@ -57,6 +69,8 @@ pub struct World {
     /// Nodes that answer "not ready".
     pub not_ready: bool,
     pub quorum: bool,
+    /// The next size that would pass the end of a file finds there what somebody left behind, and all of it is cut.
+    pub cut_next_growth: bool,
 }
 
 #[derive(Clone)]
@@ -213,6 +227,7 @@ impl World {
             next_serial: 100,
             not_ready: false,
             quorum: true,
+            cut_next_growth: false,
         };
         world.add_inode(ROOT, FileKind::Directory);
         world
@@ -377,12 +392,7 @@ impl World {
                 let found = self.inode(inode)?;
                 if let Some(size) = set.size_bytes {
                     found.attr.size_bytes = size;
-                    found.attr.cut_generation += 1;
-                    found.cuts = found.attr.cut_generation;
-                    found.slabs.retain(|slab, _| slab * SLAB_BYTES < size);
-                    for (slab, data) in &mut found.slabs {
-                        data.truncate((size - slab * SLAB_BYTES).min(SLAB_BYTES) as usize);
-                    }
+                    found.cut(size);
                 }
                 FsReply::Attr(found.attr)
             }
@@ -428,7 +438,14 @@ impl World {
                 FsReply::Written { offset, attr: Some(found.attr) }
             }
             FsOp::Publish { inode, end, cut_generation, .. } => {
+                let cuts_all = self.cut_next_growth;
                 let found = self.inode(inode)?;
+                if cuts_all && end > found.attr.size_bytes {
+                    found.cut(found.attr.size_bytes);
+                    let generation = found.cuts;
+                    self.cut_next_growth = false;
+                    return Err(FsError::Cut { generation });
+                }
                 if cut_generation >= found.attr.cut_generation {
                     if end <= found.attr.size_bytes {
                         found.attr.late = LateTimes::Newest;

@@ -122,6 +122,24 @@ fn unwritten_slabs_read_as_zeros_up_to_the_size() {
 }
 
 #[test]
+fn what_stands_in_the_first_slab_is_not_written_again_when_a_cut_took_the_rest() {
+    let time = VirtualTime::new(15);
+    let cluster = Cluster::start(&time);
+    time.block_on(async {
+        let client = cluster.connect(1).await.unwrap();
+        let attr = create(&client, "over").await.unwrap();
+        let data = pattern(700, 3);
+        cluster.world.borrow_mut().cut_next_growth = true;
+        assert_eq!(client.write(attr.inode, SLAB_BYTES - 300, data.clone(), false).await, Ok(700));
+        assert!(!cluster.world.borrow().cut_next_growth);
+        assert_eq!(read(&client, &attr, SLAB_BYTES - 300, 4096).await.unwrap(), data);
+        let first = |op: &FsOp| matches!(op, FsOp::Write { offset, .. } if *offset < SLAB_BYTES);
+        let second = |op: &FsOp| matches!(op, FsOp::Write { offset, .. } if *offset >= SLAB_BYTES);
+        assert_eq!((cluster.count(first), cluster.count(second)), (1, 2));
+    });
+}
+
+#[test]
 fn a_writer_that_missed_a_truncate_hears_of_it() {
     let time = VirtualTime::new(5);
     let cluster = Cluster::start(&time);
