@@ -20,7 +20,7 @@ use weft_wire::{Seq, StripeId};
 const ENTRIES_PER_TURN: u32 = 512;
 
 /// Of manifests, runs, and what namespaces keep under their keys; its upper bytes tell it from other numbers.
-pub(crate) const INDEX_VERSION: u32 = 0x6964_7802;
+pub(crate) const INDEX_VERSION: u32 = 0x6964_7803;
 
 /// Everything that a new leader needs beside the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
