@@ -58,6 +58,14 @@ fn conditions(scene: &Scene, cut: Cut) -> Vec<String> {
     }
 }
 
+/// The line that names a node which another doesn't reach. If one of the two leads the managers, the other is away for all.
+fn says_apart(scene: &Scene) -> Option<String> {
+    // A status with problems is an error that holds what was printed.
+    let printed = scene.cluster.weft(&["status"]).unwrap_or_else(|error| error.to_string());
+    let tells = |line: &&str| line.contains("does not reach") || line.contains(" is away");
+    printed.lines().find(tells).map(|line| line.trim().to_owned())
+}
+
 #[test]
 #[ignore = "starts a cluster: `cargo xtask test cluster`"]
 fn work_goes_on_whoever_is_cut_off() {
@@ -71,7 +79,11 @@ fn work_goes_on_whoever_is_cut_off() {
         std::thread::sleep(BEFORE);
         let began = Instant::now();
         cut::cut(&conditions(&scene, kind)).unwrap();
-        std::thread::sleep(CUT);
+        if let Cut::Between(..) = kind {
+            let told = wait::until("what `weft status` says of two nodes apart", CUT, || Ok(says_apart(&scene)));
+            println!("{kind:?}: told after {} ms: {}", began.elapsed().as_millis(), told.unwrap());
+        }
+        std::thread::sleep(CUT.saturating_sub(began.elapsed()));
         cut::heal().unwrap();
         std::thread::sleep(BEFORE);
         let steps = load.finish().unwrap_or_else(|error| panic!("{kind:?}: {error}"));
