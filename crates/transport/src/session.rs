@@ -30,8 +30,9 @@ use weft_wire::Service;
 /// The two bits of the IP header: we understand marks of congestion; this packet has met some.
 pub const ECN_CAPABLE: u8 = 0b10;
 const ECN_MARKED: u8 = 0b11;
-/// With so much in flight the last packet asks to be acknowledged at once, which costs little beside it.
-const ASK_FROM_BYTES: usize = 32 << 10;
+/// With so much in flight and nothing behind it that would show a loss, the peer is asked after a round trip or a little more
+/// what arrived, unless it has said so by itself.
+const TAIL_FROM_BYTES: usize = 32 << 10;
 
 /// What sessions of an endpoint share.
 pub struct Shared<'a> {
@@ -83,6 +84,10 @@ pub struct Session {
     probed_at: Instant,
     /// The newest packet asks to be acknowledged at once.
     is_asking: bool,
+    /// The newest packet is the end of much, and doesn't ask: what the peer answers will say that it arrived.
+    is_tail: bool,
+    /// Sent since the peer was last asked, or has acknowledged so much that nothing older is on its way.
+    unasked_bytes: usize,
     unanswered_since: Option<Instant>,
     ping_due: bool,
     /// How long the peer may be silent while calls below `pinged_below` wait; for newer ones it is the shortest time.
@@ -126,6 +131,8 @@ impl Session {
             probes_unanswered: 0,
             probed_at: now,
             is_asking: false,
+            is_tail: false,
+            unasked_bytes: 0,
             unanswered_since: None,
             ping_due: false,
             ping_after: options.ping_min,
@@ -311,6 +318,7 @@ impl Session {
         }
         self.probes = 0;
         self.probes_unanswered = 0;
+        self.unasked_bytes = self.unasked_bytes.min(self.sent.bytes_in_flight());
         self.unanswered_since = if self.sent.is_empty() { None } else { Some(now) };
         self.detect_lost(now);
         true
@@ -463,12 +471,12 @@ impl Session {
             }
             self.probes = self.probes.saturating_sub(1);
             self.record(now, number, out.len() - start + TAG_BYTES, cargo);
-            at_once |= match self.outbox.has_more() {
-                true => !self.may_send(),
-                // The end of much: if it is lost, no later packet tells.
-                false => self.sent.bytes_in_flight() >= ASK_FROM_BYTES,
-            };
+            // Twice in a window, so that acknowledgements of one half let the next go while the other is under way.
+            at_once |=
+                self.outbox.has_more() && (self.unasked_bytes * 2 >= self.congestion.window() || !self.may_send());
+            self.unasked_bytes = if at_once { 0 } else { self.unasked_bytes };
             self.is_asking = at_once;
+            self.is_tail = !at_once && !self.outbox.has_more() && self.sent.bytes_in_flight() >= TAIL_FROM_BYTES;
             if at_once && let Some(flags) = out.get_mut(flag_at) {
                 *flags |= FLAG_ACK_NOW;
             }
@@ -496,13 +504,15 @@ impl Session {
         self.unanswered_since.get_or_insert(now);
         self.is_resting = false;
         self.used_at = now;
+        self.unasked_bytes += bytes;
         self.sent.record(SentPacket { number, at: now, bytes, cargo });
     }
 
     /// When something unanswered is sent again.
     fn probe_at(&self, options: &EndpointOptions) -> Option<Instant> {
         let last = self.sent.last_at()?.max(self.probed_at);
-        let after = self.rtt.probe_after(self.is_asking, options) * (1 << self.probes_unanswered.min(10));
+        let after =
+            self.rtt.probe_after(self.is_asking || self.is_tail, options) * (1 << self.probes_unanswered.min(10));
         Some(last + after.min(options.probe_max))
     }
 
@@ -558,7 +568,10 @@ impl Session {
             if silent >= options.give_up && self.probes_unanswered >= 3 {
                 return Life::Unreachable;
             }
-            self.probe(now);
+            match std::mem::take(&mut self.is_tail) {
+                true => self.ask(now),
+                false => self.probe(now),
+            }
         }
         if self.ping_at(options).is_some_and(|at| at <= now)
             && let Some(newest) = self.newest_call().copied()
@@ -574,6 +587,13 @@ impl Session {
             self.outbox.shrink();
         }
         if self.idle_at(options) <= now { Life::Expired } else { Life::Alive }
+    }
+
+    /// Asks what arrived, past the congestion window. If the end of it didn't, the answer shows that it was overtaken.
+    fn ask(&mut self, now: Instant) {
+        self.probes = 1;
+        self.probed_at = now;
+        self.ping_due = true;
     }
 
     /// Sends the oldest unanswered things again, past the congestion window.

@@ -170,6 +170,48 @@ fn beside_a_call_that_waits_for_long_short_ones_cost_nothing_more() {
 }
 
 #[test]
+fn the_answer_acknowledges_a_large_request() {
+    let mut pair = Pair::new(13, Faults::default());
+    // The path is found and the window open.
+    for n in 0..4 {
+        pair.call(a(), b(), b"", body(n, 1 << 20));
+    }
+    pair.run_until_ended(4);
+    pair.run_for(Duration::from_secs(1));
+    pair.echo = false;
+    let call = pair.call(a(), b(), b"", body(1, 1 << 20));
+    pair.capture = Some(Vec::new());
+    pair.run_for(Duration::from_millis(5));
+    let (id, now) = (pair.requests.pop().unwrap().id, pair.now);
+    pair.at(b()).respond(now, id, Response::default());
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.outcome(call).is_ok());
+    let answers = pair.capture.iter().flatten().filter(|(from, ..)| *from == b()).count();
+    let packets = (1 << 20) / 8952 + 1;
+    let alone = packets / EndpointOptions::default().ack_packets as usize;
+    assert!(answers <= alone + 1, "the last part is acknowledged by the answer: {answers} datagrams for {packets}");
+}
+
+#[test]
+fn a_lost_end_of_a_large_request_is_found_soon() {
+    let mut pair = Pair::new(14, Faults::default());
+    for n in 0..4 {
+        pair.call(a(), b(), b"", body(n, 1 << 20));
+    }
+    pair.run_until_ended(4);
+    pair.run_for(Duration::from_secs(1));
+    let call = pair.call(a(), b(), b"", body(1, 1 << 20));
+    pair.flush();
+    for _ in 0..7 {
+        drop(pair.under_way.pop_last());
+    }
+    let began = pair.now;
+    pair.run_until_ended(5);
+    assert!(pair.outcome(call).is_ok());
+    assert!(pair.now.since(began) < Duration::from_millis(15), "{:?}", pair.now.since(began));
+}
+
+#[test]
 fn a_call_taken_back_leaves_nothing_behind() {
     // 10 Gbit/s, so that there is a middle.
     let mut pair = Pair::new(9, Faults { byte_ps: 800, loss: 0.05, ..Faults::default() });
