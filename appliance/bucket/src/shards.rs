@@ -152,7 +152,7 @@ impl Stripes {
             Ok(_) => None,
             Err(error) => {
                 tracing::debug!(set = %set.id, shard, %error, "can't be read in one go");
-                if !matches!(error, DriveCallError::Refused(..)) {
+                if !matches!(error, DriveCallError::Refused(_, DriveRefusal::Gone(_) | DriveRefusal::Io(_))) {
                     self.drives.leave_alone(member.drive, SILENT);
                 }
                 None

@@ -162,6 +162,17 @@ impl FormattedDrive {
         Ok(Rc::new(Self { drive, superblock, slots, content }))
     }
 
+    /// Whether the drive reads nothing: not even a superblock. What is on it may be there again when it works again; a block that
+    /// alone can't be read is lost.
+    pub(crate) async fn is_unreadable(&self) -> bool {
+        for offset in self.superblock.geometry.superblock_offsets() {
+            if outcome(self.drive.read(offset, BLOCK_BYTES)).await.is_ok() {
+                return false;
+            }
+        }
+        true
+    }
+
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
     }

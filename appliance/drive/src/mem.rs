@@ -84,6 +84,7 @@ struct Faults {
     /// Of writes that begin in these blocks: where the next one lands.
     misdirect_next: Option<(Range<u64>, u64)>,
     delay: Duration,
+    fails: bool,
     /// Power fails after so many more blocks were written.
     blocks_until_power_loss: Option<u64>,
 }
@@ -235,6 +236,16 @@ impl MemMedia {
     /// Every operation takes so much longer from now on.
     pub fn set_delay(&self, delay: Duration) {
         self.0.borrow_mut().faults.delay = delay;
+    }
+
+    /// Every operation fails from now on, or works again on what the drive held. Writes that are under way when it begins stand,
+    /// though they fail.
+    pub fn set_failing(&self, fails: bool) {
+        self.0.borrow_mut().faults.fails = fails;
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.0.borrow().faults.fails
     }
 
     pub fn counters(&self) -> MemCounters {
@@ -406,15 +417,23 @@ impl MemDrive {
     /// Completes after `latency` with what `finish` says then; a crash in between closes it.
     fn after<T: 'static>(
         &self,
+        operation: Operation,
         latency: Duration,
         finish: impl FnOnce(&mut Media) -> Result<T, DriveError> + 'static,
     ) -> Pending<Result<T, DriveError>> {
         let media = self.media.clone();
-        let latency = latency + media.0.borrow().faults.delay;
+        let (latency, failed_at_once) = {
+            let faults = &media.0.borrow().faults;
+            (latency + faults.delay, faults.fails)
+        };
         let life = self.life;
         let finish = move || {
             let mut media = media.0.borrow_mut();
-            if media.life == life && media.powered { finish(&mut media) } else { Err(DriveError::Closed) }
+            match media.life == life && media.powered {
+                true if failed_at_once || media.faults.fails => Err(failed(operation, 0, 0)),
+                true => finish(&mut media),
+                false => Err(DriveError::Closed),
+            }
         };
         if latency.is_zero() {
             return Pending::ready(finish());
@@ -448,6 +467,9 @@ impl MemDrive {
             media.faults.writes_failing -= 1;
             return Err(failed(Operation::Write, offset, len));
         }
+        if media.faults.fails {
+            return Ok(None);
+        }
         Ok(media.write(offset, data))
     }
 }
@@ -472,7 +494,7 @@ impl Drive for MemDrive {
         }
         let turn = self.turn(len as u64);
         let latency = self.media.0.borrow().options.read_latency;
-        self.after(latency + turn, move |media| {
+        self.after(Operation::Read, latency + turn, move |media| {
             media.counters.reads += 1;
             media.counters.blocks_read += len as u64 / BLOCK;
             if let Some(region) = media.region(offset / BLOCK) {
@@ -492,7 +514,7 @@ impl Drive for MemDrive {
             Err(error) => Pending::ready(Err(error)),
             Ok(number) => {
                 let latency = self.media.0.borrow().options.write_latency;
-                self.after(latency + turn, move |media| {
+                self.after(Operation::Write, latency + turn, move |media| {
                     if let Some(write) = media.unflushed.iter_mut().find(|write| Some(write.number) == number) {
                         write.complete = true;
                     }
@@ -508,7 +530,7 @@ impl Drive for MemDrive {
             Err(error) => Pending::ready(Err(error)),
             Ok(number) => {
                 let options = self.media.0.borrow().options;
-                self.after(options.write_latency + options.flush_latency + turn, move |media| {
+                self.after(Operation::Write, options.write_latency + options.flush_latency + turn, move |media| {
                     media.counters.durable_writes += 1;
                     media.make_durable(|write| Some(write.number) == number);
                     Ok(())
@@ -531,7 +553,7 @@ impl Drive for MemDrive {
             media.unflushed.iter().filter(|write| write.complete).map(|write| write.number).collect();
         let latency = media.options.flush_latency;
         drop(media);
-        self.after(latency, move |media| {
+        self.after(Operation::Flush, latency, move |media| {
             media.counters.flushes += 1;
             media.make_durable(|write| covered.contains(&write.number));
             Ok(())
@@ -543,6 +565,9 @@ impl Drive for MemDrive {
             return Pending::ready(Err(error));
         }
         let mut media = self.media.0.borrow_mut();
+        if media.faults.fails {
+            return Pending::ready(Err(failed(Operation::Discard, offset, len)));
+        }
         let blocks = offset / BLOCK..(offset + len) / BLOCK;
         let held: Vec<u64> = media.current.range(blocks.clone()).map(|(block, _)| *block).collect();
         for block in held {

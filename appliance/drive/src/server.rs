@@ -133,14 +133,19 @@ impl DriveServer {
                 self.zones.free(bucket, epoch, zone, generation).await?;
                 DriveReply::Freed
             }
-            DriveOp::ListZones => DriveReply::Zones(self.zones.list(bucket)),
+            DriveOp::ListZones => DriveReply::Zones(self.zones.list(bucket).await?),
             DriveOp::WriteShard { epoch, zone, generation, block } => {
                 self.check_fence(bucket, epoch)?;
                 self.zones.write(bucket, epoch, ShardPlace { zone, generation, block }, body).await?;
                 DriveReply::Written
             }
             DriveOp::ReadShard { zone, generation, block, blocks } => {
-                let content = self.zones.read(bucket, ShardPlace { zone, generation, block }, blocks).await?;
+                let content = match self.zones.read(bucket, ShardPlace { zone, generation, block }, blocks).await {
+                    Err(DriveRefusal::Io(reason)) if self.formatted.is_unreadable().await => {
+                        return Err(DriveRefusal::Failing(reason));
+                    }
+                    answer => answer?,
+                };
                 return Ok((DriveReply::Blocks, content));
             }
             DriveOp::Stat => DriveReply::Stat(self.stat(bucket)),

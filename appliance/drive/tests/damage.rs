@@ -122,6 +122,24 @@ fn the_torn_last_group_is_lacking() {
 }
 
 #[test]
+fn a_block_that_is_lost_is_told_from_a_drive_that_reads_nothing() {
+    let time = VirtualTime::new(1);
+    let (handle, media) = (time.handle(), media());
+    time.block_on(async {
+        format(&media, &handle).await;
+        let server = serve(&media, &handle, 1).await;
+        let zone = open_zone(&server, 3, 1, 1).await;
+        assert_eq!(write_shard(&server, 3, 1, zone, 0, payload(1, 4096)).await, DriveReply::Written);
+        media.fail_reads_at(server.formatted().geometry().zone_offset(zone.0.0));
+        let lost = read_shard(&server, 3, zone, 0, 1).await.0;
+        assert!(matches!(lost, DriveReply::Refused(DriveRefusal::Io(_))), "{lost:?}");
+        media.set_failing(true);
+        let nothing = read_shard(&server, 3, zone, 0, 1).await.0;
+        assert!(matches!(nothing, DriveReply::Refused(DriveRefusal::Failing(_))), "{nothing:?}");
+    });
+}
+
+#[test]
 fn a_failing_write_is_refused_and_the_next_works() {
     let time = VirtualTime::new(1);
     let (handle, media) = (time.handle(), media());

@@ -71,6 +71,30 @@ fn a_location_is_written_once() {
 }
 
 #[test]
+fn no_zone_is_told_of_before_it_is_durable() {
+    let time = VirtualTime::new(1);
+    let (handle, media) = (time.handle(), media());
+    time.block_on(async {
+        format(&media, &handle).await;
+        let server = serve(&media, &handle, 1).await;
+        let list = || ask(&server, 3, DriveOp::ListZones, Bytes::new());
+        media.set_failing(true);
+        let open = DriveOp::OpenZone { epoch: Epoch(2), zone_set: ZoneSetId(10), shard: 0 };
+        let io = |reply: DriveReply| matches!(reply, DriveReply::Refused(DriveRefusal::Io(_)));
+        assert!(io(ask(&server, 3, open, Bytes::new()).await.0));
+        // If the drive is opened again now, the next one who opens a zone gets the same generation of it.
+        assert!(io(list().await.0));
+        media.set_failing(false);
+        let DriveReply::Zones(zones) = list().await.0 else { panic!("not listed") };
+        assert_eq!(zones.iter().map(|info| info.zone_set).collect::<Vec<_>>(), [ZoneSetId(10)]);
+        media.crash(CrashKeeps::Nothing);
+        let server = serve(&media, &handle, 2).await;
+        let DriveReply::Zones(again) = ask(&server, 3, DriveOp::ListZones, Bytes::new()).await.0 else { panic!() };
+        assert_eq!((again[0].zone, again[0].generation), (zones[0].zone, zones[0].generation));
+    });
+}
+
+#[test]
 fn a_freed_zone_is_gone() {
     let time = VirtualTime::new(1);
     let (handle, media) = (time.handle(), media());

@@ -176,4 +176,6 @@ pub enum DriveRefusal {
     Bounds(String),
     #[error("the drive failed: {0}")]
     Io(String),
+    #[error("the drive fails altogether: {0}")]
+    Failing(String),
 }

@@ -56,6 +56,7 @@ fn replies() -> Vec<DriveReply> {
         DriveRefusal::RingFull,
         DriveRefusal::Bounds("block 300".into()),
         DriveRefusal::Io("EIO".into()),
+        DriveRefusal::Failing("EIO".into()),
     ];
     let mut replies = vec![
         DriveReply::Appended { promised: true },

@@ -180,7 +180,14 @@ impl Zones {
         Ok(())
     }
 
-    pub fn list(&self, bucket: BucketId) -> Vec<ZoneInfo> {
+    /// What the bucket holds. That is durable before it is told: a generation that is lost with a failing drive would be handed
+    /// out a second time, and whoever had heard of the first could give back the second.
+    pub async fn list(&self, bucket: BucketId) -> Result<Vec<ZoneInfo>, DriveRefusal> {
+        self.table.all_durable().await.map_err(|error| failed(&error))?;
+        Ok(self.held_by(bucket))
+    }
+
+    fn held_by(&self, bucket: BucketId) -> Vec<ZoneInfo> {
         let writable = self.writable.borrow();
         let blocks = self.superblock.geometry.zone_blocks();
         let info = |zone: ZoneIndex, entry: ZoneEntry| {

@@ -110,14 +110,34 @@ impl Table {
     /// Returns once the entry, as it is now, is on the drive.
     pub async fn ensure_durable(&self, zone: ZoneIndex) -> Result<(), DriveError> {
         let block = zone.0 / ZONES_PER_TABLE_BLOCK;
-        let (completer, pending) = completion();
-        let start = {
+        {
             let mut state = self.state.borrow_mut();
             if !state.dirty.contains(&block) && !state.writing.contains(&block) {
                 return Ok(());
             }
             // One on its way may have left without the change: it goes once more.
             state.dirty.insert(block);
+        }
+        self.write_out().await
+    }
+
+    /// Returns once all entries, as they are now, are on the drive.
+    pub async fn all_durable(&self) -> Result<(), DriveError> {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.dirty.is_empty() && state.writing.is_empty() {
+                return Ok(());
+            }
+            let under_way = state.writing.clone();
+            state.dirty.extend(under_way);
+        }
+        self.write_out().await
+    }
+
+    async fn write_out(&self) -> Result<(), DriveError> {
+        let (completer, pending) = completion();
+        let start = {
+            let mut state = self.state.borrow_mut();
             state.waiting.push(completer);
             !std::mem::replace(&mut state.running, true)
         };
