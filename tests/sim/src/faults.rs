@@ -18,6 +18,10 @@ pub struct FaultOptions {
     /// Writes to zones that drives lose or put elsewhere.
     pub bad_writes: bool,
     pub slow_drives: bool,
+    /// Nodes hang: nothing of them runs, and then they go on as if nothing had been.
+    pub hangs: bool,
+    /// All drives of a node fail, and are back later with what they held then.
+    pub failing_drives: bool,
     pub client_deaths: bool,
     /// Nodes are down for long.
     pub long: bool,
@@ -38,6 +42,8 @@ enum Kind {
     Corruption,
     BadWrite,
     SlowDrive,
+    Hang,
+    FailingDrives,
     ClientDeath,
 }
 
@@ -53,6 +59,8 @@ impl FaultOptions {
             (self.bad_writes, Kind::BadWrite, 15),
             (self.slow_drives, Kind::SlowDrive, 10),
             (self.client_deaths, Kind::ClientDeath, 8),
+            (self.hangs, Kind::Hang, 15),
+            (self.failing_drives, Kind::FailingDrives, 15),
         ];
         all.into_iter().filter(|(on, ..)| *on).map(|(_, kind, weight)| (kind, weight)).collect()
     }
@@ -86,7 +94,7 @@ pub struct Faults {
     random: Random,
     parity: usize,
     next: Instant,
-    /// Nodes that are down, and when they come back.
+    /// Nodes that are down, hang or have no drive that works, and when they come back.
     down: Vec<(usize, Instant)>,
     partitions: Vec<(PartitionId, Instant)>,
     /// Nodes with slow drives, and until when.
@@ -181,7 +189,7 @@ impl Faults {
         self.hold_back_victims(world);
         let started = take_due(&mut self.down, now);
         for node in &started {
-            world.start_node(*node);
+            world.bring_back(*node);
         }
         for node in take_due(&mut self.slow, now) {
             set_delay(world, node, Duration::ZERO);
@@ -250,6 +258,8 @@ impl Faults {
             Kind::Corruption => self.corrupt(world),
             Kind::BadWrite => self.bad_write(world),
             Kind::SlowDrive => self.slow_drive(world),
+            Kind::Hang => self.out_of_work(world, World::hang_node),
+            Kind::FailingDrives => self.out_of_work(world, World::fail_drives),
             Kind::ClientDeath if self.deaths < DEATHS_MAX => {
                 self.deaths += 1;
                 return Some(self.random.below(world.clients.len() as u64) as usize);
@@ -271,16 +281,31 @@ impl Faults {
         }
     }
 
-    fn crash(&mut self, world: &mut World) {
+    /// A node that may go down now.
+    fn next_down(&mut self, world: &World) -> Option<usize> {
         let most = if self.options.beyond { world.nodes.len() } else { self.parity };
-        let Some(node) = self.victim() else { return };
+        let node = self.victim()?;
         let is_gone = world.nodes.get(node).is_some_and(|node| node.is_gone());
-        if is_gone || self.down.len() + self.reserved >= most || self.down.iter().any(|(down, _)| *down == node) {
-            return;
-        }
-        let crash = if self.random.chance(0.5) { Crash::Kill } else { Crash::PowerLoss(self.keeps()) };
+        let is_down = self.down.iter().any(|(down, _)| *down == node);
+        (!is_gone && !is_down && self.down.len() + self.reserved < most).then_some(node)
+    }
+
+    fn until_back(&mut self, now: Instant) -> Instant {
         let longest = if self.options.long { DOWN_LONG_MAX } else { DOWN_MAX };
-        let until = world.now() + between(&mut self.random, Duration::from_millis(1), longest);
+        now + between(&mut self.random, Duration::from_millis(1), longest)
+    }
+
+    fn out_of_work(&mut self, world: &mut World, strike: impl Fn(&mut World, usize)) {
+        let Some(node) = self.next_down(world) else { return };
+        let until = self.until_back(world.now());
+        strike(world, node);
+        self.down.push((node, until));
+    }
+
+    fn crash(&mut self, world: &mut World) {
+        let Some(node) = self.next_down(world) else { return };
+        let crash = if self.random.chance(0.5) { Crash::Kill } else { Crash::PowerLoss(self.keeps()) };
+        let until = self.until_back(world.now());
         world.crash_node(node, crash);
         self.down.push((node, until));
     }
@@ -426,14 +451,14 @@ impl Faults {
         let (first, last): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.down).into_iter().partition(|(node, _)| !damages || !self.victims.contains(node));
         for (node, _) in first {
-            world.start_node(node);
+            world.bring_back(node);
         }
         if !last.is_empty() {
             // Whether or not: the run says what doesn't work.
             let _ = world.run_until_seen(OTHERS_MAX, |world| self.others_serve(world));
         }
         for (node, _) in last {
-            world.start_node(node);
+            world.bring_back(node);
         }
         self.partitions.clear();
         for (node, _) in std::mem::take(&mut self.slow) {

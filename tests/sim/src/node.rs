@@ -173,6 +173,36 @@ impl World {
         self.trace.note(&format!("node {index} starts"));
     }
 
+    /// Its process gets no turn any more, while its machine goes on.
+    pub fn hang_node(&mut self, index: usize) {
+        if let Some(process) = self.nodes.get_mut(index).and_then(SimNode::process) {
+            process.hang();
+        }
+        self.trace.note(&format!("node {index} hangs"));
+    }
+
+    /// Every operation of its drives fails.
+    pub fn fail_drives(&mut self, index: usize) {
+        for media in self.nodes.get(index).iter().flat_map(|machine| &machine.media) {
+            media.set_failing(true);
+        }
+        self.trace.note(&format!("node {index}: its drives fail"));
+    }
+
+    /// Whatever keeps a node from its work ends. A drive that was given up is looked at again when its daemon starts.
+    pub fn bring_back(&mut self, index: usize) {
+        let Some(machine) = self.nodes.get_mut(index) else { return };
+        let failing: Vec<&MemMedia> = machine.media.iter().filter(|media| media.is_failing()).collect();
+        failing.iter().for_each(|media| media.set_failing(false));
+        if !failing.is_empty() {
+            self.crash_node(index, Crash::Kill);
+        } else if let Some(process) = machine.process().filter(|process| process.hangs()) {
+            process.go_on();
+            self.trace.note(&format!("node {index} goes on"));
+        }
+        self.start_node(index);
+    }
+
     /// The process has ended by itself. It is started again some time later, as by its supervisor.
     pub(crate) fn restart_node(&mut self, index: usize) {
         self.crash_node(index, Crash::Kill);

@@ -137,6 +137,8 @@ pub struct Process {
     executor: Executor,
     /// When it next has something to do, by the world's clock.
     wake_at: Option<Instant>,
+    /// It gets no turn, and nobody is told.
+    hangs: bool,
 }
 
 impl Process {
@@ -150,7 +152,7 @@ impl Process {
             rpc: Rc::default(),
             pollers: Rc::default(),
         };
-        Self { clock, socket, executor, wake_at: Some(Instant::ZERO) }
+        Self { clock, socket, executor, wake_at: Some(Instant::ZERO), hangs: false }
     }
 
     pub fn handle(&self) -> Handle {
@@ -166,7 +168,21 @@ impl Process {
     }
 
     pub fn wake_at(&self) -> Option<Instant> {
-        self.wake_at
+        self.wake_at.filter(|_| !self.hangs)
+    }
+
+    pub fn hang(&mut self) {
+        self.hangs = true;
+    }
+
+    pub fn hangs(&self) -> bool {
+        self.hangs
+    }
+
+    /// It goes on where it was, with all that has arrived meanwhile.
+    pub fn go_on(&mut self) {
+        self.hangs = false;
+        self.poke();
     }
 
     /// Something was given to it from outside: it gets a turn at once.

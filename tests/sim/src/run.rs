@@ -191,6 +191,8 @@ fn draw(random: &mut Random) -> Drawn {
             corruption: random.chance(0.3) && !beyond,
             bad_writes: random.chance(0.3) && !beyond,
             slow_drives: random.chance(0.3),
+            hangs: false,
+            failing_drives: false,
             client_deaths: random.chance(0.4),
             long,
             beyond,
@@ -215,13 +217,15 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     }
     let mut random = Random::new(world.random.next_u64());
     let mut drawn = draw(&mut random);
-    // Drawn apart, so that all else is as it was for a seed before there were pages and pairs.
+    // Drawn apart, so that all else is as it was for a seed before there were pages, pairs, hangs and drives that fail.
     let mut pages = Random::new(options.seed ^ PAGES_SALT);
     if pages.chance(0.6) {
         // Few names are many enough for several pages.
         drawn.tunables.lead.namespace.page_entries_max = 1 + pages.below(4);
     }
     drawn.faults.pairs = pages.chance(0.4);
+    drawn.faults.hangs = pages.chance(0.4);
+    drawn.faults.failing_drives = pages.chance(0.3);
     world.trace.note(&format!("{:?} {:?} {:?}", drawn.workload, drawn.faults, drawn.drive));
     let plan = Plan::draw(options.seed).filter(|_| options.planted.is_none());
     let (more_nodes, drives) = plan.as_ref().map_or((0, 1), |plan| (plan.more_nodes, plan.drives));

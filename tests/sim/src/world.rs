@@ -95,7 +95,7 @@ impl World {
             let processes = self.nodes.iter_mut().filter_map(SimNode::process).chain(&mut self.clients);
             for process in processes {
                 let due = process.wake_at().is_some_and(|at| at <= now);
-                if due || arrived.contains(&process.addr()) {
+                if due || (arrived.contains(&process.addr()) && !process.hangs()) {
                     let work = process.run();
                     self.trace.note_turn(process.addr(), work);
                     ran = true;
