@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
+/// Each look starts a process and asks all daemons: often enough, it would be what a test measures.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// By the last node that runs. A note or a problem makes no difference here.
 pub fn status(scene: &Scene) -> Option<Value> {
     let node = scene.cluster.nodes.iter().rfind(|node| node.supervisor().is_some())?;
@@ -17,7 +20,7 @@ pub fn status(scene: &Scene) -> Option<Value> {
 
 /// Waits until the status is so, and answers it; panics with the last one.
 pub fn until(scene: &Scene, what: &str, deadline: Duration, mut is_so: impl FnMut(&Value) -> bool) -> Value {
-    wait::until(what, deadline, || Ok(status(scene).filter(|status| is_so(status))))
+    wait::until_seen(what, LOOK_INTERVAL, deadline, || Ok(status(scene).filter(|status| is_so(status))))
         .unwrap_or_else(|error| panic!("{error:#}: {:#}", status(scene).unwrap_or_default()))
 }
 

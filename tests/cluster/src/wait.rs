@@ -6,7 +6,17 @@ use std::time::{Duration, Instant};
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Looks until `condition` gives something; beyond the deadline the error names what was waited for.
-pub fn until<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, deadline: Duration, condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_seen(what, LOOK_INTERVAL, deadline, condition)
+}
+
+/// The same for what costs so much to look at that it is done less often.
+pub fn until_seen<T>(
+    what: &str,
+    interval: Duration,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let started = Instant::now();
     loop {
         if let Some(value) = condition()? {
@@ -15,7 +25,7 @@ pub fn until<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> R
         if started.elapsed() >= deadline {
             bail!("{what}: not within {} s", deadline.as_secs());
         }
-        std::thread::sleep(LOOK_INTERVAL);
+        std::thread::sleep(interval);
     }
 }
 
