@@ -165,11 +165,17 @@ impl Bucket {
             }
             (false, Some(_)) => {
                 rebuilds.since = None;
-                rebuilds.sources = Sources::default();
+                rebuilds.sources.rest();
             }
             _ => {}
         }
         any
+    }
+
+    /// How much of each member's shards is to be read while what others held is made again: what all leaders read together
+    /// should be equally much for all drives. Nothing: whoever answers soonest is read.
+    pub fn set_rebuild_reads(&self, reads: BTreeMap<DriveId, u64>) {
+        self.0.rebuilds.borrow_mut().sources.follow(reads);
     }
 
     /// Goes on with the most exposed set for a few reads' and writes' time.

@@ -1,6 +1,7 @@
 //! How a rebuild shares the drives with the rebuilds of all other leaders: how much it reads and writes at once, and which
 //! of the shards that would do it reads. Nobody tells the leaders of each other; the drives' answers do.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use weft_wire::DriveId;
@@ -13,6 +14,11 @@ const _: () =
 
 /// A step that took longer has waited behind others at the drives, as everything else there does: then less is done at once.
 const STEP_MAX: Duration = Duration::from_millis(50);
+
+/// A drive with so many times as long to wait for as the soonest is passed over, whatever is planned.
+const LATE: u32 = 8;
+/// A drive that could not be read as planned for long is not read all the time afterwards: shards that are caught up at most.
+const OWED_MAX: i64 = 4;
 
 /// Parts of a zone set that the next step copies at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,38 +57,84 @@ struct Answers {
     took: Duration,
     /// Reads that it has not answered.
     asked: u32,
+    /// By how much it was read less than planned.
+    owed: i64,
 }
 
-/// The drives that a bucket's rebuilds read from. One entry for each that was a source since there is work without a break.
+impl Answers {
+    fn wait(&self) -> Duration {
+        self.took * (self.asked + 1)
+    }
+}
+
+/// The drives that a bucket's rebuilds read from.
 #[derive(Debug, Default)]
-pub struct Sources(BTreeMap<DriveId, Answers>);
+pub struct Sources {
+    /// One entry for each that was a candidate since there is work without a break.
+    answers: BTreeMap<DriveId, Answers>,
+    /// How much of each is to be read, so that all drives of the cluster have equally much to do.
+    plan: BTreeMap<DriveId, u64>,
+}
 
 impl Sources {
-    /// As many of the candidates as are needed: those with the least to wait for. Where all are alike, `turn` says who is
-    /// passed over, so that each is as often as any other.
+    /// How much of each drive's shard is to be read, in any unit: together as many whole ones as are needed. What is
+    /// planned for others than the candidates is no plan.
+    pub fn follow(&mut self, plan: BTreeMap<DriveId, u64>) {
+        self.plan = plan;
+    }
+
+    /// There is nothing to read: how drives answered is not remembered.
+    pub fn rest(&mut self) {
+        self.answers.clear();
+    }
+
+    /// As many of the candidates as are needed: those that were read less than planned, and without a plan those with the
+    /// least to wait for. Where all are alike, `turn` says who is passed over, so that each is as often as any other.
     pub fn choose(&mut self, candidates: Vec<(usize, DriveId)>, needed: usize, turn: usize) -> Vec<usize> {
         let count = candidates.len().max(1);
-        let mut order: Vec<(Duration, usize, usize, DriveId)> = Vec::with_capacity(candidates.len());
+        let planned = self.planned(&candidates, needed);
+        let waits = candidates.iter().filter_map(|(_, drive)| Some(self.answers.get(drive)?.wait()));
+        let least = waits.filter(|wait| !wait.is_zero()).min().unwrap_or_default();
+        let mut order = Vec::with_capacity(candidates.len());
         for (position, (shard, drive)) in candidates.into_iter().enumerate() {
-            let answers = self.0.get(&drive).copied().unwrap_or_default();
-            order.push((answers.took * (answers.asked + 1), (position + turn) % count, shard, drive));
+            let answers = self.answers.entry(drive).or_default();
+            let rank = match planned {
+                Some(_) => {
+                    answers.owed += self.plan.get(&drive).map_or(0, |share| *share as i64);
+                    let is_late = answers.wait() > least * LATE;
+                    (is_late, Reverse(answers.owed), Duration::ZERO)
+                }
+                None => (false, Reverse(0), answers.wait()),
+            };
+            order.push((rank, (position + turn) % count, shard, drive));
         }
         order.sort_unstable();
-        for (_, _, _, drive) in order.iter().skip(needed) {
-            if let Some(answers) = self.0.get_mut(drive) {
-                answers.took -= answers.took / 8;
+        for (at, (_, _, _, drive)) in order.iter().enumerate() {
+            let Some(answers) = self.answers.get_mut(drive) else { continue };
+            let whole = planned.unwrap_or(0);
+            match at < needed {
+                true => answers.owed -= whole,
+                false => answers.took -= answers.took / 8,
             }
+            answers.owed = answers.owed.clamp(-OWED_MAX * whole, OWED_MAX * whole);
         }
         order.into_iter().take(needed).map(|(_, _, shard, _)| shard).collect()
     }
 
+    /// A whole shard in the plan's unit, if there is a plan for these candidates.
+    fn planned(&self, candidates: &[(usize, DriveId)], needed: usize) -> Option<i64> {
+        let shares = candidates.iter().map(|(_, drive)| self.plan.get(drive).copied());
+        let sum = shares.sum::<Option<u64>>()?;
+        i64::try_from(sum / (needed as u64).max(1)).ok().filter(|whole| *whole > 0)
+    }
+
     pub fn asks(&mut self, drive: DriveId) {
-        self.0.entry(drive).or_default().asked += 1;
+        self.answers.entry(drive).or_default().asked += 1;
     }
 
     pub fn answered(&mut self, drive: DriveId, took: Duration) {
         // One that was forgotten meanwhile stays so.
-        if let Some(answers) = self.0.get_mut(&drive) {
+        if let Some(answers) = self.answers.get_mut(&drive) {
             answers.asked = answers.asked.saturating_sub(1);
             answers.took = match answers.took.is_zero() {
                 true => took,
@@ -119,6 +171,31 @@ mod tests {
         // One that owes answers is as good as a slow one.
         (0..10).for_each(|_| sources.asks(DriveId(0)));
         assert!(!sources.choose(candidates(), 4, 0).contains(&0));
+    }
+
+    #[test]
+    fn a_plan_is_followed_unless_a_drive_is_late() {
+        let mut sources = Sources::default();
+        let candidates = || (0..5).map(|shard| (shard, DriveId(shard as u32))).collect::<Vec<_>>();
+        sources.follow((0..5).map(|shard| (DriveId(shard), [10, 5, 10, 10, 5][shard as usize])).collect());
+        let read = |sources: &mut Sources, late: Option<u32>| {
+            let mut read = [0; 5];
+            for turn in 0..100 {
+                for shard in sources.choose(candidates(), 4, turn) {
+                    read[shard] += 1;
+                    sources.asks(DriveId(shard as u32));
+                    sources.answered(DriveId(shard as u32), if late == Some(shard as u32) { 100 * MS } else { 5 * MS });
+                }
+            }
+            read
+        };
+        assert_eq!(read(&mut sources, None), [100, 50, 100, 100, 50]);
+        let late = read(&mut sources, Some(2));
+        assert!(late[2] <= 40, "{late:?}");
+        // Members that nothing is planned for: by their answers.
+        sources.follow(BTreeMap::from([(DriveId(0), 10)]));
+        let unplanned = read(&mut sources, None);
+        assert!(unplanned.iter().all(|reads| (70..=90).contains(reads)), "{unplanned:?}");
     }
 
     #[test]

@@ -163,11 +163,13 @@ impl Leads {
         });
         let states: DriveStates = Rc::new(drive_states(map));
         let shares = ZoneShares::new(map);
+        let mut reads = weft_placement::rebuild_reads(map);
         for (id, bucket) in ours {
             let led = self.0.leads.borrow().get(&id).map(|lead| lead.namespace.clone());
             if let Some(namespace) = led {
                 if let Some(namespace) = namespace {
                     namespace.bucket().set_members(bucket.members.clone(), Rc::clone(&states));
+                    namespace.bucket().set_rebuild_reads(reads.remove(&id).unwrap_or_default());
                     if let Some(share) = shares.of(map, bucket) {
                         namespace.bucket().set_zone_sets_max(share);
                     }

@@ -117,13 +117,16 @@ pub fn rebuild(nodes: usize, options: &FlowOptions) -> Result<Flowed, String> {
     after.apply(&delta).map_err(|error| error.to_string())?;
     let shard_bytes = shard_bytes(&before, options);
     let mut flow = Flow::new(&after, options);
+    let mut reads = weft_placement::rebuild_reads(&after);
     for (index, (old, new)) in before.buckets.iter().zip(&after.buckets).enumerate() {
         let there = |drive: &&DriveId| before.drives.get(drive).is_some_and(|drive| drive.node != dead);
         let sources: Vec<DriveId> = old.members.iter().filter(there).copied().collect();
         let target = new.members.iter().find(|drive| !old.members.contains(drive)).copied();
         if sources.len() < old.members.len() {
             let target = target.ok_or("a shard finds no place")?;
-            flow.begin(index, new.leader.node, sources, usize::from(options.protection.data), target, shard_bytes);
+            let work =
+                flow.begin(index, new.leader.node, sources, usize::from(options.protection.data), target, shard_bytes);
+            work.chosen.follow(reads.remove(&BucketId(index as u32)).unwrap_or_default());
         }
     }
     flow.run(|_, _| {});
@@ -334,7 +337,7 @@ impl<'a> Flow<'a> {
         needed: usize,
         target: DriveId,
         bytes: u64,
-    ) {
+    ) -> &mut Work {
         let leader = self.position.get(&leader).copied().unwrap_or(0);
         let work = self.works.len();
         self.works.push(Work {
@@ -354,6 +357,7 @@ impl<'a> Flow<'a> {
             turn: bucket,
         });
         self.schedule(self.now, Event::Step(work));
+        &mut self.works[work]
     }
 
     /// Until nothing is left to do. `done` hears of each bucket that is ready.

@@ -4,11 +4,11 @@ use crate::common::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_placement::{
-    balance_leaders, better_ensemble, drive_failed, form, journals_lacking, lives, node_states, set_leaders, urgent,
-    with_ensemble,
+    balance_leaders, better_ensemble, drive_failed, form, journals_lacking, lives, node_states, rebuild_reads,
+    set_leaders, urgent, with_ensemble,
 };
 use weft_wire::map::{Bucket, Change, Delta, Map, State};
-use weft_wire::{BucketId, Epoch, Incarnation, MapVersion, NodeId};
+use weft_wire::{BucketId, DriveId, Epoch, Incarnation, MapVersion, NodeId};
 
 fn formed(protection: &str, nodes: usize) -> Map {
     let mut map = form(&uniform(protection, nodes, 1, 1)).unwrap();
@@ -193,5 +193,31 @@ proptest! {
             prop_assert_eq!(urgent(&next), None, "one delta does everything that is urgent");
             map = next;
         }
+    }
+}
+
+#[test]
+fn what_a_dead_node_held_is_read_from_all_others_alike() {
+    for (protection, nodes) in [("4+2", 8), ("4+2", 30), ("8+2", 40)] {
+        let map = form(&uniform(protection, nodes, 1, 1)).unwrap();
+        assert!(rebuild_reads(&map).is_empty());
+        let next = become_(&map, &[3], State::Failed);
+        let reads = rebuild_reads(&next);
+        let mut work: BTreeMap<DriveId, u64> = BTreeMap::new();
+        let whole = reads.values().next().unwrap().values().sum::<u64>() / u64::from(map.protection.data);
+        for (before, (index, after)) in map.buckets.iter().zip(next.buckets.iter().enumerate()) {
+            let lost = before.members.iter().any(|drive| map.drives[drive].node == NodeId(3));
+            assert_eq!(lost, reads.contains_key(&BucketId(index as u32)));
+            let Some(reads) = reads.get(&BucketId(index as u32)) else { continue };
+            // D whole shards of those that are left, and none more than once.
+            assert!(reads.keys().all(|drive| before.members.contains(drive) && after.members.contains(drive)));
+            assert_eq!(reads.values().sum::<u64>(), whole * u64::from(map.protection.data));
+            assert!(reads.values().all(|read| *read <= whole));
+            reads.iter().for_each(|(drive, read)| *work.entry(*drive).or_default() += read);
+            let target = after.members.iter().find(|drive| !before.members.contains(drive)).unwrap();
+            *work.entry(*target).or_default() += whole;
+        }
+        let mean = work.values().sum::<u64>() / (nodes as u64 - 1);
+        assert!(work.len() == nodes - 1 && work.values().all(|work| work * 100 <= mean * 102), "{mean}: {work:?}");
     }
 }
