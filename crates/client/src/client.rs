@@ -3,6 +3,7 @@
 use crate::connect::{self, ConnectError, ConnectOptions, propose};
 use crate::data::Heard;
 use crate::errno::Errno;
+use crate::extending::Extending;
 use crate::follow::Follower;
 use crate::opens::{OpenMode, Opens};
 use crate::renew::Held;
@@ -43,6 +44,7 @@ pub struct Client {
     pub(crate) opens: Opens,
     /// What was heard of files beyond one slab. A server that knows a newer cut generation says so.
     pub(crate) generations: RefCell<BTreeMap<InodeId, Heard>>,
+    pub(crate) extending: Extending,
     /// Where the names of directories with several pages are.
     pub(crate) pages: RefCell<KnownPages>,
     pub(crate) statfs: Cell<Option<(Instant, Space)>>,
@@ -94,6 +96,7 @@ impl Client {
             windows: RefCell::default(),
             opens: Opens::default(),
             generations: RefCell::default(),
+            extending: Extending::default(),
             pages: RefCell::default(),
             statfs: Cell::new(None),
             held: Held::default(),

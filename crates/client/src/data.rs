@@ -211,6 +211,8 @@ impl Client {
             self.write_first_slab(inode, offset, data.slice(..len), kill_setid).await?;
             return Ok(len);
         }
+        let reached = self.generations.borrow().get(&inode).map_or(0, |heard| heard.reached);
+        let extends = (end > reached).then(|| self.extending.begin(inode, offset));
         let mut pause_max = AGAIN_FIRST;
         // Up to here it stands for good, and others may have written over it since.
         let mut from = offset;
@@ -257,6 +259,9 @@ impl Client {
                 && stands == offset
             {
                 return Err(errno);
+            }
+            if let Some(extends) = &extends {
+                extends.turn().await;
             }
             let mut taken = false;
             for (generation, range) in written.into_iter().filter(|(generation, _)| told != Some(*generation)) {

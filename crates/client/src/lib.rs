@@ -9,6 +9,7 @@ mod client;
 mod connect;
 mod data;
 mod errno;
+mod extending;
 mod follow;
 mod locks;
 mod opens;
