@@ -193,6 +193,7 @@ mod tests {
         let late = read(&mut sources, Some(2));
         assert!(late[2] <= 40, "{late:?}");
         // Members that nothing is planned for: by their answers.
+        let mut sources = Sources::default();
         sources.follow(BTreeMap::from([(DriveId(0), 10)]));
         let unplanned = read(&mut sources, None);
         assert!(unplanned.iter().all(|reads| (70..=90).contains(reads)), "{unplanned:?}");
