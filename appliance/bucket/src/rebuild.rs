@@ -121,7 +121,8 @@ impl Stripes {
             return Vec::new();
         }
         let mut free: Vec<DriveId> = members.to_vec();
-        free.retain(|drive| !staying.contains(drive) && self.drives.state(*drive) == State::Up);
+        // Also one that is being drained: its own turn comes when nothing is left on those that were members before.
+        free.retain(|drive| !staying.contains(drive) && self.drives.is_there(*drive));
         let mut shards = Vec::new();
         for shard in (0..set.members.len()).filter(|shard| !set.member(*shard).is_some_and(|member| stays(&member))) {
             let own = members.get(shard).and_then(|drive| free.iter().position(|free| free == drive));
