@@ -28,6 +28,8 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 /// A zone that was opened in this life of the drive.
 #[derive(Default)]
 struct Writable {
+    /// Somebody was told that it is theirs.
+    told: bool,
     written: Ranges,
     in_flight: Vec<(u32, u32)>,
 }
@@ -112,7 +114,8 @@ impl Zones {
         Ok(())
     }
 
-    /// Hands out a zone, or the one that the same request got before.
+    /// Hands out a zone, or the one that the same request got before. A zone whose opening could not be written is free again:
+    /// whoever asked asks under another number next time, and a drive that fails for a while would be used up.
     pub async fn open(
         &self,
         bucket: BucketId,
@@ -122,18 +125,38 @@ impl Zones {
     ) -> Result<(ZoneIndex, Generation), DriveRefusal> {
         self.admit(bucket, epoch)?;
         let holder = Holder { bucket, epoch, zone_set, shard };
-        if let Some(zone) = self.table.find(|entry| entry.holder == Some(holder)) {
-            let generation = self.table.entry(zone).generation;
-            self.table.ensure_durable(zone).await.map_err(|error| failed(&error))?;
-            return Ok((zone, generation));
+        let zone = match self.table.find(|entry| entry.holder == Some(holder)) {
+            Some(zone) => zone,
+            None => {
+                let zone = self.choose_free().ok_or(DriveRefusal::NoZone)?;
+                let before = self.table.entry(zone).generation.0;
+                let generation =
+                    Generation(if weft_wire::mutant("reuse_location") { before.max(1) } else { before + 1 });
+                self.table.set(zone, ZoneEntry { generation, holder: Some(holder) });
+                self.writable.borrow_mut().insert(zone, Writable::default());
+                zone
+            }
+        };
+        let generation = self.table.entry(zone).generation;
+        let written = self.table.ensure_durable(zone).await;
+        let is_held = self.table.entry(zone) == ZoneEntry { generation, holder: Some(holder) };
+        let mut writable = self.writable.borrow_mut();
+        match written {
+            Ok(()) if is_held => {
+                if let Some(zone) = writable.get_mut(&zone) {
+                    zone.told = true;
+                }
+                Ok((zone, generation))
+            }
+            Ok(()) => Err(DriveRefusal::Io(format!("{zone} could not be opened at the first try"))),
+            Err(error) => {
+                if is_held && writable.get(&zone).is_some_and(|zone| !zone.told) {
+                    writable.remove(&zone);
+                    self.table.set(zone, ZoneEntry { generation, holder: None });
+                }
+                Err(failed(&error))
+            }
         }
-        let zone = self.choose_free().ok_or(DriveRefusal::NoZone)?;
-        let before = self.table.entry(zone).generation.0;
-        let generation = Generation(if weft_wire::mutant("reuse_location") { before.max(1) } else { before + 1 });
-        self.table.set(zone, ZoneEntry { generation, holder: Some(holder) });
-        self.writable.borrow_mut().insert(zone, Writable::default());
-        self.table.ensure_durable(zone).await.map_err(|error| failed(&error))?;
-        Ok((zone, generation))
     }
 
     /// The next free zone after the one handed out last, so that wear spreads.
