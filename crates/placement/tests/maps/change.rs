@@ -78,7 +78,8 @@ fn settled(map: &Map) -> (Map, u64) {
 }
 
 /// Few at a time: what begins to move is in a bucket that moves nothing else, between drives that take part in no more than four
-/// moves. What goes to a drive that is given up meanwhile goes elsewhere, however many that are.
+/// moves. What goes to a drive that is given up meanwhile goes elsewhere, however many that are; and so does what was to go to one
+/// that is to be emptied, of which that one has nothing to give yet.
 fn bounded(before: &Map, map: &Map) {
     let mut busy: BTreeMap<DriveId, usize> = BTreeMap::new();
     let mut begun = BTreeSet::new();
@@ -92,7 +93,10 @@ fn bounded(before: &Map, map: &Map) {
                 // But what goes on from a drive that is to be emptied, before it has arrived there.
                 let goes_on = old.former.iter().all(|old| old.shard == former.shard);
                 assert!(goes_on, "{:?} before {:?}", old.former, bucket.former);
-                begun.extend(ends);
+                begun.insert(ends[1]);
+                if old.former.is_empty() {
+                    begun.insert(ends[0]);
+                }
             }
         }
     }
