@@ -442,7 +442,9 @@ impl Growth {
         if self.bait.is_some() {
             return;
         }
-        let Some((machine, node)) = self.choose(world, map, |_, _| true) else { return };
+        // One whose drives are given up may leave: the others do without it already.
+        let serves = |id| map.drives.values().any(|drive| drive.node == id && drive.state == State::Up);
+        let Some((machine, node)) = self.choose(world, map, |_, node| serves(node.id)) else { return };
         let part = Part::Node(node.id);
         let command = match map.nodes.len() <= map.protection.domains() && self.random.chance(0.5) {
             true => Command::SetPurpose { part, purpose: Purpose::Leave },
