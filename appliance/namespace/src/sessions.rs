@@ -69,6 +69,11 @@ impl Sessions {
 }
 
 impl Namespace {
+    /// Whether clients still have to tell this leader what they hold. Another leader would begin to wait for them anew.
+    pub fn waits_for_clients(&self) -> bool {
+        self.sessions.borrow().in_grace()
+    }
+
     /// Whom the former leader had listed.
     pub(crate) async fn load_sessions(&self) -> Result<(), BucketError> {
         let prefix = KeyBuilder::new(FsId(0), Tag::Open).build();

@@ -105,23 +105,30 @@ pub(crate) async fn run(leads: Leads) {
                     pause = NEXT_AFTER;
                 }
             }
-            None if calm >= CALM_AFTER && givers.is_empty() => seen = Some(newest.version),
+            None if calm >= CALM_AFTER && givers.is_empty() && all_settled(&leads) => seen = Some(newest.version),
             None => {}
         }
     }
 }
 
+/// A new leader waits for clients to tell what they hold; one that died has it wait for its whole time. With every further epoch it
+/// would begin anew, so what doesn't press waits for that.
+fn all_settled(leads: &Leads) -> bool {
+    leads.serving().iter().all(|(_, namespace)| !namespace.waits_for_clients())
+}
+
 fn plan(leads: &Leads, map: &Map, calm: Duration, givers: &reach::Givers) -> Option<Move> {
     let serving = leads.serving();
-    let ensemble = serving.iter().map(|(id, _)| *id).find(|id| {
-        let ails = map.bucket(*id).is_some_and(|bucket| {
-            let newest = bucket.ensembles.first();
-            newest.is_some_and(|newest| newest.drives.iter().any(|drive| !weft_placement::is_well(map, bucket, *drive)))
-        });
-        (ails || calm >= CALM_AFTER) && weft_placement::better_ensemble(map, *id).is_some()
+    let ensemble = serving.iter().find(|(id, namespace)| {
+        let Some(bucket) = map.bucket(*id) else { return false };
+        let newest = bucket.ensembles.first().map(|newest| newest.drives.as_slice()).unwrap_or_default();
+        let presses = newest.iter().any(|drive| !weft_placement::lives(map, *drive));
+        let ails = newest.iter().any(|drive| !weft_placement::is_well(map, bucket, *drive));
+        let may = presses || ((ails || calm >= CALM_AFTER) && !namespace.waits_for_clients());
+        may && weft_placement::better_ensemble(map, *id).is_some()
     });
-    if let Some(id) = ensemble {
-        return Some(Move::Ensemble(id));
+    if let Some((id, _)) = ensemble {
+        return Some(Move::Ensemble(*id));
     }
     let (own, ..) = leads.parts();
     let leaves = map.nodes.get(&own.node).is_some_and(|node| node.state == State::Draining);
@@ -129,7 +136,8 @@ fn plan(leads: &Leads, map: &Map, calm: Duration, givers: &reach::Givers) -> Opt
         return None;
     }
     let moves = weft_placement::balance_leaders(map);
-    let ours = |id: &BucketId| serving.iter().any(|(own, _)| own == id);
+    let ours =
+        |id: &BucketId| serving.iter().any(|(own, namespace)| own == id && (leaves || !namespace.waits_for_clients()));
     let first = moves.into_iter().find(|(id, to)| ours(id) && !givers.has(to.node));
     first.map(|(id, to)| Move::Leader(id, to))
 }
