@@ -195,11 +195,26 @@ fn judge_journals(overview: &mut Overview, cluster: &ClusterStatus) {
 fn judge_managers(overview: &mut Overview) {
     let Some(managers) = &overview.managers else { return };
     if managers.leader.is_none() {
-        let needed = managers.total / 2 + 1;
+        let (answered, voters) = match managers.voters.len() {
+            0 => (managers.answered, managers.total),
+            voters => (managers.voters_answered, voters),
+        };
         overview.problems.push(format!(
-            "the managers have no leader: {} of {} answer, {needed} are needed to change anything",
-            managers.answered, managers.total
+            "the managers have no leader: {answered} of {voters} that vote answer, {} are needed to change anything",
+            voters / 2 + 1
         ));
+    }
+    if managers.voters.is_empty() {
+        return;
+    }
+    let named: Vec<&str> = overview.nodes.iter().filter(|node| node.manager).map(|node| node.name.as_str()).collect();
+    let new = named.iter().filter(|name| !managers.voters.iter().any(|voter| voter == **name));
+    let new = new.map(|name| format!("{name} has no vote yet"));
+    let old = managers.voters.iter().filter(|voter| !named.contains(&voter.as_str()));
+    let old = old.map(|name| format!("{name} still has one"));
+    let parts: Vec<String> = new.chain(old).collect();
+    if !parts.is_empty() {
+        overview.notes.push(format!("managers are being replaced: {}", parts.join(", ")));
     }
 }
 

@@ -4,8 +4,9 @@ use crate::gather::{Answered, Gathered, node_name};
 use crate::health::Health;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use weft_wire::NodeId;
 use weft_wire::control::{
-    BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, Holding, NodeState, Status,
+    BucketState, BucketStats, ClusterStatus, DriveState, FilesystemEntry, Holding, ManagerState, NodeState, Status,
 };
 
 pub const SERVING: &str = "serving";
@@ -63,6 +64,10 @@ pub struct Managers {
     /// The name of the node that leads them, as most of the newest term say.
     pub leader: Option<String>,
     pub term: u64,
+    /// The names of those that vote, as the newest term has it. While managers are replaced these aren't those that the map names.
+    pub voters: Vec<String>,
+    /// How many of the voters answered.
+    pub voters_answered: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -249,16 +254,26 @@ fn buckets(cluster: &ClusterStatus, nodes: &[Answered]) -> Buckets {
 }
 
 fn managers(cluster: &ClusterStatus, nodes: &[Answered]) -> Managers {
+    // Who was replaced may have been away since, and believe what was true then.
+    let states = || statuses(nodes).filter_map(|(answered, status)| Some((answered, status.manager.as_ref()?)));
+    let term = states().map(|(_, manager)| manager.term).max().unwrap_or(0);
+    let newest = || states().filter(|(_, manager)| manager.term == term).map(|(_, manager)| manager);
+    let leader = newest().find_map(|manager| manager.leader);
+    // The leader knows first.
+    let voters = newest().filter(|manager| !manager.voters.is_empty());
+    let voters = voters.max_by_key(|manager| manager.role == ManagerState::LEADER);
+    let voters = voters.map(|manager| manager.voters.as_slice()).unwrap_or_default();
+    let answered = |node: &&NodeId| {
+        states().any(|(answered, _)| answered.entry.as_ref().is_some_and(|entry| entry.node == **node))
+    };
     let is_manager = |answered: &Answered| answered.entry.as_ref().is_some_and(|entry| entry.manager);
-    let states =
-        || statuses(nodes).filter(|(answered, _)| is_manager(answered)).filter_map(|(_, s)| s.manager.as_ref());
-    let term = states().map(|manager| manager.term).max().unwrap_or(0);
-    let leader = states().filter(|manager| manager.term == term).find_map(|manager| manager.leader);
     Managers {
         total: cluster.nodes.iter().filter(|node: &&NodeState| node.manager).count(),
-        answered: states().count(),
+        answered: states().filter(|(answered, _)| is_manager(answered)).count(),
         leader: leader.map(|leader| node_name(&cluster.nodes, leader)),
         term,
+        voters: voters.iter().map(|voter| node_name(&cluster.nodes, *voter)).collect(),
+        voters_answered: voters.iter().filter(answered).count(),
     }
 }
 

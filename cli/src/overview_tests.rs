@@ -119,7 +119,23 @@ fn no_leader_of_the_managers_is_a_problem() {
             at(gathered, index).manager.as_mut().unwrap().leader = None;
         }
     });
-    unhealthy(&overview, "the managers have no leader: 3 of 3 answer, 2 are needed");
+    unhealthy(&overview, "the managers have no leader: 3 of 3 that vote answer, 2 are needed");
+}
+
+#[test]
+fn who_votes_is_told_while_managers_are_replaced() {
+    let overview = overview(|gathered| {
+        for index in 0..3 {
+            let manager = at(gathered, index).manager.as_mut().unwrap();
+            // The leader has heard of it first.
+            manager.voters = if index == 0 { vec![NodeId(1), NodeId(2), NodeId(9)] } else { manager.voters.clone() };
+        }
+    });
+    assert_eq!(overview.health, Health::Healthy);
+    let note = "managers are being replaced: node3 has no vote yet, node9 still has one";
+    assert_eq!(overview.notes, [note]);
+    let managers = overview.managers.unwrap();
+    assert_eq!((managers.voters.len(), managers.voters_answered), (3, 2));
 }
 
 #[test]

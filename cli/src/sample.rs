@@ -25,6 +25,7 @@ pub fn status(node: u16) -> Status {
             role: if node == 1 { "leader".into() } else { "follower".into() },
             leader: Some(NodeId(1)),
             term: 4,
+            voters: (1..=NODES).map(NodeId).collect(),
             waiting: None,
         }),
         drives: vec![DriveState {

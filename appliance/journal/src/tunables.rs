@@ -17,7 +17,7 @@ pub struct Tunables {
     /// For how long a recovery that has enough drives waits for the others that seem alive.
     pub grace: Duration,
     /// Records that no root covers yet may take this much; beyond it appends answer `Full`. Roots and epoch starts
-    /// are taken still. At most [`Tunables::quota_of`].
+    /// are taken still, and records of up to 4 KiB until it is an eighth more. At most [`Tunables::quota_of`].
     pub quota_bytes: u64,
     /// Acknowledged records are kept in memory for drives that lag up to this much, then those drives get a hole.
     pub backlog_bytes_max: u64,

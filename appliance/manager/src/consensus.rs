@@ -11,13 +11,15 @@ use crate::records::{Members, Place, node_of};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType};
-use raft::{Config, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 use std::rc::Rc;
 use weft_wire::map::{Delta, Map};
 use weft_wire::{NodeId, Uuid, decode, encode};
 
 const MESSAGE_ENTRIES_BYTES_MAX: u64 = 256 << 10;
 const IN_FLIGHT_MAX: usize = 64;
+/// A listener that lacks no more entries has caught up: they are on their way to it while the leader decides all the time.
+const BEHIND_MAX: u64 = 16;
 /// Terms and indices beyond this are nonsense; the library adds to them.
 const NUMBER_MAX: u64 = 1 << 56;
 
@@ -132,6 +134,11 @@ impl Consensus {
         }
         self.raw.tick();
         self.draw_timeout();
+    }
+
+    /// Heartbeats at once: who was not there for the last ones answers, and gets what it lacks.
+    pub fn ping(&mut self) {
+        self.raw.ping();
     }
 
     /// The leader's process is known to have ended: waits for it no longer, and believes those who stand for election.
@@ -269,11 +276,10 @@ impl Consensus {
         }
         let committed = self.raw.raft.raft_log.committed;
         let caught_up = members.learners.iter().copied().find(|voter| {
-            self.raw
-                .raft
-                .prs()
-                .get(*voter)
-                .is_some_and(|progress| progress.recent_active && progress.matched >= committed)
+            self.raw.raft.prs().get(*voter).is_some_and(|progress| {
+                let follows = progress.recent_active && progress.state == ProgressState::Replicate;
+                follows && progress.matched + BEHIND_MAX >= committed
+            })
         });
         if let Some(voter) = caught_up {
             return self.change_member(ConfChangeType::AddNode, voter).is_ok();

@@ -29,6 +29,8 @@ pub(crate) struct Driver {
     ///
     /// [`INBOX_MAX`]: crate::tunables::INBOX_MAX
     answers: Vec<(NodeId, Completer<Bytes>)>,
+    /// Managers that ask for a vote: each once.
+    joining: Vec<(NodeId, Completer<ManagerReply>)>,
     led: bool,
     /// The leader's business is due.
     due: bool,
@@ -75,6 +77,7 @@ impl Driver {
             copies,
             in_flight: None,
             answers: Vec::new(),
+            joining: Vec::new(),
             led: false,
             due: false,
             looked_at: MapVersion(0),
@@ -99,6 +102,9 @@ impl Driver {
             if now >= next_tick {
                 next_tick = now + self.shared.tunables.tick;
                 self.consensus.tick();
+                if self.consensus.is_leader() && self.is_replacing() {
+                    self.consensus.ping();
+                }
                 self.stand_in();
                 self.look_for_leader();
                 self.due = true;
@@ -109,7 +115,10 @@ impl Driver {
             if self.dismissed || self.consensus.is_dismissed() {
                 return self.give_up(End::Dismissed).await;
             }
+            self.admit();
             self.due |= self.shared.tend_now.take() || self.consensus.is_leader() != self.led;
+            // Until others vote than the dead, fewer can be missed: no step of that waits for a tick.
+            self.due |= self.consensus.is_settled() && self.is_replacing();
             if self.due {
                 self.due = !self.tend();
             }
@@ -126,7 +135,8 @@ impl Driver {
 
     fn has_more(&self) -> bool {
         let can_decide = self.in_flight.is_none() && self.consensus.is_settled();
-        let wanted = self.due || self.shared.tend_now.get() || !self.shared.proposals.borrow().is_empty();
+        let asked = !self.shared.proposals.borrow().is_empty() || !self.joining.is_empty();
+        let wanted = self.due || self.shared.tend_now.get() || asked;
         !self.shared.inbox.borrow().is_empty() || (can_decide && wanted)
     }
 
@@ -154,23 +164,42 @@ impl Driver {
                 if !is_manager {
                     return answer.complete(ManagerReply::Refused(format!("{node} is no manager")));
                 }
-                if self.in_flight.is_some() || !self.consensus.is_settled() {
-                    return answer.complete(ManagerReply::NoQuorum);
-                }
-                // No voter's id comes twice: the log is longer each time, also when the node had no vote for a while.
-                let by_log = voter(node, u32::try_from(self.consensus.log().applied().index).unwrap_or(u32::MAX));
-                let lives = self.consensus.members().ids().filter(|voter| node_of(*voter) == node).max();
-                let next = lives.map_or(by_log, |newest| by_log.max(newest + 1));
-                match self.consensus.admit(next) {
-                    Ok(at) => {
-                        let until = self.shared.handle.now() + self.shared.tunables.commit_wait;
-                        self.in_flight =
-                            Some(InFlight { at, until, answer: Some((answer, ManagerReply::Rejoin { voter: next })) });
-                    }
-                    Err(_) => answer.complete(ManagerReply::NoQuorum),
-                }
+                self.joining.retain(|(other, _)| *other != node);
+                self.joining.push((node, answer));
             }
         }
+    }
+
+    /// Lets the next one that asked for a vote listen, as soon as nothing else is being decided.
+    fn admit(&mut self) {
+        if !self.consensus.is_leader() {
+            // Dropped: they ask the next leader.
+            return self.joining.clear();
+        }
+        while self.in_flight.is_none() && self.consensus.is_settled() {
+            let Some((node, answer)) = self.joining.pop() else { return };
+            if answer.is_abandoned() {
+                continue;
+            }
+            // No voter's id comes twice: the log is longer each time, also when the node had no vote for a while.
+            let by_log = voter(node, u32::try_from(self.consensus.log().applied().index).unwrap_or(u32::MAX));
+            let lives = self.consensus.members().ids().filter(|voter| node_of(*voter) == node).max();
+            let next = lives.map_or(by_log, |newest| by_log.max(newest + 1));
+            match self.consensus.admit(next) {
+                Ok(at) => {
+                    let until = self.shared.handle.now() + self.shared.tunables.commit_wait;
+                    let answer = Some((answer, ManagerReply::Rejoin { voter: next }));
+                    self.in_flight = Some(InFlight { at, until, answer });
+                }
+                Err(_) => answer.complete(ManagerReply::NoQuorum),
+            }
+        }
+    }
+
+    /// Whether others vote than those whom the map names, or should.
+    fn is_replacing(&self) -> bool {
+        let Some(map) = self.consensus.map() else { return false };
+        !self.consensus.members().are(&map.managers) || weft_placement::next_managers(map).is_some()
     }
 
     /// A manager that was replaced while it could not be reached hears of no leader: it asks now and then whether it still has
@@ -234,6 +263,7 @@ impl Driver {
 
     /// With the answer to whom it is for, if that one waits.
     fn send(&mut self, message: Outgoing) {
+        self.answers.retain(|(_, answer)| !answer.is_abandoned());
         match self.answers.iter().position(|(node, _)| *node == message.node && !message.is_snapshot) {
             Some(waiting) => self.answers.swap_remove(waiting).1.complete(message.bytes),
             None => self.shared.send(message),
@@ -434,7 +464,9 @@ impl Driver {
 
     /// Publishes what this manager is.
     fn show(&self) {
-        let is_learner = self.consensus.members().learners.contains(&self.consensus.voter());
+        let members = self.consensus.members();
+        let is_learner = members.learners.contains(&self.consensus.voter());
+        self.shared.voters.replace(members.voters.iter().copied().map(node_of).collect());
         self.shared.role.set(match self.consensus.role() {
             StateRole::Leader => Role::Leader,
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
@@ -452,6 +484,7 @@ impl Driver {
         self.shared.role.set(Role::None);
         self.shared.set_leader(None);
         self.shared.copies.borrow_mut().clear();
+        self.shared.voters.borrow_mut().clear();
         self.shared.inbox.borrow_mut().clear();
         self.shared.proposals.borrow_mut().clear();
         if end == End::Dismissed {

@@ -71,6 +71,8 @@ pub struct ManagerStatus {
     pub role: Role,
     pub leader: Option<NodeId>,
     pub term: u64,
+    /// Who votes, as far as this voter knows; nobody if it is none.
+    pub voters: Vec<NodeId>,
     pub version: MapVersion,
     /// Drives that hold this manager's vote and log.
     pub copies: Vec<Uuid>,
@@ -184,6 +186,7 @@ impl Manager {
             role: shared.role.get(),
             leader: shared.leader.get(),
             term: shared.term.get(),
+            voters: shared.voters.borrow().clone(),
             version: shared.server.version(),
             copies: shared.copies.borrow().clone(),
             waiting: shared.waiting.borrow().clone(),

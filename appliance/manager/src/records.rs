@@ -67,6 +67,12 @@ impl Members {
         ConfState::from((self.voters.iter().copied(), self.learners.iter().copied()))
     }
 
+    /// Whether exactly these nodes vote, each once, and nobody only listens.
+    pub fn are(&self, nodes: &[NodeId]) -> bool {
+        let votes = |node: &NodeId| self.voters.iter().any(|voter| node_of(*voter) == *node);
+        self.learners.is_empty() && self.voters.len() == nodes.len() && nodes.iter().all(votes)
+    }
+
     pub fn ids(&self) -> impl Iterator<Item = u64> {
         self.voters.iter().chain(&self.learners).copied()
     }

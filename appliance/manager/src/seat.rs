@@ -108,6 +108,11 @@ async fn ask_for_vote(shared: &Rc<Shared>, generation: u64) -> Option<Vote> {
     let watch = shared.server.watch();
     let named = |map: &Option<Rc<Map>>| map.as_ref().is_some_and(|map| map.managers.contains(&node));
     let voter = loop {
+        if !named(&watch.get()) {
+            // What it forgot no longer matters.
+            shared.role.set(Role::None);
+            shared.set_waiting(None);
+        }
         watch.wait_for(named).await;
         let map = shared.map()?;
         let request = ManagerRequest::Rejoin { cluster: map.cluster, node };

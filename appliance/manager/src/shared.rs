@@ -51,6 +51,8 @@ pub(crate) enum Input {
     Died(NodeId),
 }
 
+/// A sign of life doesn't wait longer than this for what is to be said with it: a drive may take its time.
+const SAY_WITHIN: Duration = Duration::from_millis(50);
 /// Between two questions to a node that refused the first.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
@@ -72,6 +74,8 @@ pub(crate) struct Shared {
     pub term: Cell<u64>,
     pub leader: Watch<Option<NodeId>>,
     pub copies: RefCell<Vec<Uuid>>,
+    /// Who votes, as far as this voter knows.
+    pub voters: RefCell<Vec<NodeId>>,
     /// Why this node can't go on by itself, for those who look.
     pub waiting: RefCell<Option<String>>,
     /// The consensus' own map and where it stands in the log; only the map where there is no consensus.
@@ -108,6 +112,7 @@ impl Shared {
             term: Cell::default(),
             leader: Watch::new(None),
             copies: RefCell::default(),
+            voters: RefCell::default(),
             waiting: RefCell::default(),
             current: RefCell::default(),
             save: Notify::new(),
@@ -235,8 +240,9 @@ impl Shared {
         }
         let (answer, pending) = completion();
         self.push(Input::Message(from, body, Some(answer)));
-        // Dropped: there is nothing to say, or not before something is stored.
-        let body = pending.await.unwrap_or_default();
+        // Dropped or too late: there is nothing to say, or not before something is stored.
+        let said = self.handle.timeout(SAY_WITHIN, pending).await;
+        let body = said.ok().and_then(Result::ok).unwrap_or_default();
         Response { head: encode(&ManagerReply::Lives { incarnation: self.incarnation.get() }), body }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use weft_reactor::Handle;
-use weft_reactor::sync::{Pending, completion};
+use weft_reactor::sync::{Notify, Pending, completion};
 use weft_wire::Uuid;
 
 /// Time that a write takes.
@@ -25,6 +25,9 @@ struct Inner {
     drives: Vec<Uuid>,
     slots: RefCell<BTreeMap<(Uuid, Slot), Bytes>>,
     failed: RefCell<BTreeSet<Uuid>>,
+    /// Writes end when they go on.
+    stalled: Cell<bool>,
+    goes_on: Notify,
     /// Counts losses of power: writes on their way are lost with it.
     life: Cell<u64>,
     writes: Cell<u64>,
@@ -33,6 +36,16 @@ struct Inner {
 impl MemStore {
     pub fn new(handle: Handle, drives: Vec<Uuid>) -> Self {
         Self { handle, inner: Rc::new(Inner { drives, ..Inner::default() }) }
+    }
+
+    /// From now on writes don't end, until the drives go on.
+    pub fn stall(&self) {
+        self.inner.stalled.set(true);
+    }
+
+    pub fn go_on(&self) {
+        self.inner.stalled.set(false);
+        self.inner.goes_on.notify_all();
     }
 
     /// From now on the drive answers nothing but errors.
@@ -76,6 +89,9 @@ impl ConfigStore for MemStore {
         inner.writes.set(inner.writes.get() + 1);
         drop(self.handle.spawn("memory store", async move {
             handle.sleep(WRITE).await;
+            while inner.stalled.get() {
+                inner.goes_on.notified().await;
+            }
             if inner.life.get() != life {
                 return;
             }

@@ -519,6 +519,7 @@ impl Node {
                 role: format!("{:?}", manager.role).to_lowercase(),
                 leader: manager.leader,
                 term: manager.term,
+                voters: manager.voters,
                 waiting: manager.waiting,
             }),
             drives: self.drives.borrow().iter().map(|drive| self.drive_state(drive)).collect(),

@@ -295,6 +295,7 @@ impl Mind {
                 role: "follower".into(),
                 leader: Some(NodeId(1)),
                 term: 1,
+                voters: vec![NodeId(1)],
                 waiting: None,
             }),
             drives: vec![self.drive(map)],

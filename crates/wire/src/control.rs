@@ -226,6 +226,9 @@ pub struct ManagerState {
     pub role: String,
     pub leader: Option<NodeId>,
     pub term: u64,
+    /// Who votes, as far as this manager knows.
+    #[serde(default)]
+    pub voters: Vec<NodeId>,
     pub waiting: Option<String>,
 }
 
@@ -242,6 +245,11 @@ pub struct DriveState {
     /// Why the last write failed, if it did.
     #[serde(default)]
     pub trouble: Option<String>,
+}
+
+impl ManagerState {
+    /// The role of the one whose word counts.
+    pub const LEADER: &str = "leader";
 }
 
 impl DriveState {

@@ -50,12 +50,24 @@ pub fn unevenness(used: &BTreeMap<String, u64>) -> f64 {
     used.values().max().map_or(0.0, |most| *most as f64 / mean)
 }
 
+/// Those vote whom the map names: as many of them can be lost as of anything else.
+pub fn managers_vote(status: &Value) -> bool {
+    let managers = status["nodes"].as_array().into_iter().flatten().filter(|node| node["manager"] == true);
+    let mut named: Vec<&Value> = managers.map(|node| &node["name"]).collect();
+    let mut voters: Vec<&Value> = status["managers"]["voters"].as_array().into_iter().flatten().collect();
+    let by_name = |name: &&Value| name.to_string();
+    named.sort_by_key(by_name);
+    voters.sort_by_key(by_name);
+    !named.is_empty() && named == voters
+}
+
 /// Everything rests where it should be, and every stripe is whole.
 pub fn is_whole(status: &Value) -> bool {
     let lacking = status["counters"]["stripes_by_missing"].as_array().cloned().unwrap_or_default();
     let nothing_left = status["counters"]["rebuild_bytes_left"] == 0;
     status["health"] == "healthy"
         && status["moves"].is_null()
+        && managers_vote(status)
         && nothing_left
         && lacking.iter().skip(1).all(|stripes| *stripes == 0)
 }

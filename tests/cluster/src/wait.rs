@@ -25,6 +25,7 @@ pub fn until_seen<T>(
         if started.elapsed() >= deadline {
             bail!("{what}: not within {} s", deadline.as_secs());
         }
+        // Nothing tells of the condition from outside.
         std::thread::sleep(interval);
     }
 }

@@ -83,6 +83,7 @@ fn work_goes_on_whoever_is_cut_off() {
             let told = wait::until("what `weft status` says of two nodes apart", CUT, || Ok(says_apart(&scene)));
             println!("{kind:?}: told after {} ms: {}", began.elapsed().as_millis(), told.unwrap());
         }
+        // The rest of the cut: that nothing happens in it is what is seen.
         std::thread::sleep(CUT.saturating_sub(began.elapsed()));
         cut::heal().unwrap();
         std::thread::sleep(BEFORE);

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use weft_cluster_tests::health::{is_whole, node, shards, until};
+use weft_cluster_tests::health::{is_whole, managers_vote, node, shards, until};
 use weft_cluster_tests::layout::Layout;
 use weft_cluster_tests::load::{Load, longest};
 use weft_cluster_tests::mount;
@@ -63,7 +63,7 @@ impl Files {
     }
 }
 
-/// Everything that the dead held is elsewhere, no stripe lacks a shard, and no journal a copy.
+/// Everything that the dead held is elsewhere, no stripe lacks a shard, no journal a copy, and others vote instead of them.
 fn is_made_again(status: &Value, dead: &[usize]) -> bool {
     let lacking = status["counters"]["stripes_by_missing"].as_array().cloned().unwrap_or_default();
     let holds = |number: &usize| {
@@ -75,6 +75,7 @@ fn is_made_again(status: &Value, dead: &[usize]) -> bool {
     !held
         && !waiting
         && status["moves"].is_null()
+        && managers_vote(status)
         && status["counters"]["rebuild_bytes_left"] == 0
         && lacking.first().is_some_and(|whole| *whole != 0)
         && lacking.iter().skip(1).all(|stripes| *stripes == 0)

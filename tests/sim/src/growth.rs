@@ -14,7 +14,7 @@ use std::time::Duration;
 use weft_drive::mem::{CrashKeeps, MemOptions};
 use weft_reactor::{Instant, Random};
 use weft_wire::DriveId;
-use weft_wire::control::{Answer, Command};
+use weft_wire::control::{Answer, Command, ManagerState};
 use weft_wire::manager::Part;
 use weft_wire::map::{Map, Node, Purpose, State};
 
@@ -467,7 +467,8 @@ impl Growth {
     }
 }
 
-/// Nothing is given up that anything is still on, no stripe lacks a shard, and every journal has its drives.
+/// Nothing is given up that anything is still on, no stripe lacks a shard, every journal has its drives, and those vote whom the
+/// map names.
 fn is_whole(world: &World) -> bool {
     let Some(map) = newest_map(world) else { return false };
     let lives = |id: &DriveId| {
@@ -482,6 +483,9 @@ fn is_whole(world: &World) -> bool {
             && bucket.members.iter().chain(bucket.ensembles.iter().flat_map(|ensemble| &ensemble.drives)).all(lives)
     });
     let managers = map.managers.iter().all(|id| map.nodes.get(id).is_some_and(|node| node.state == State::Up));
+    let leader = (world.nodes.iter().filter_map(|machine| machine.node()?.status().manager))
+        .find(|manager| manager.role == ManagerState::LEADER);
+    let managers = managers && leader.is_some_and(|leader| leader.voters == map.managers);
     let buckets = stripes::buckets(world);
     let is_complete = |stripes: &[u64]| stripes.iter().skip(1).all(|count| *count == 0);
     by_map

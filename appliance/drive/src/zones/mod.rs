@@ -206,8 +206,9 @@ impl Zones {
     /// What the bucket holds. That is durable before it is told: a generation that is lost with a failing drive would be handed
     /// out a second time, and whoever had heard of the first could give back the second.
     pub async fn list(&self, bucket: BucketId) -> Result<Vec<ZoneInfo>, DriveRefusal> {
+        let held = self.held_by(bucket);
         self.table.all_durable().await.map_err(|error| failed(&error))?;
-        Ok(self.held_by(bucket))
+        Ok(held)
     }
 
     fn held_by(&self, bucket: BucketId) -> Vec<ZoneInfo> {

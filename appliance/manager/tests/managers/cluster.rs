@@ -208,11 +208,17 @@ impl Cluster {
 
     /// Lets time pass until `is_so`, at most a minute of it.
     pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        for _ in 0..600 {
+        self.until_by(Duration::from_millis(100), what, is_so);
+    }
+
+    /// The same, looking `every` so often.
+    pub fn until_by(&self, every: Duration, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let until = self.time.handle().now() + Duration::from_secs(60);
+        while self.time.handle().now() < until {
             if is_so(self) {
                 return;
             }
-            self.time.run_for(Duration::from_millis(100));
+            self.time.run_for(every);
         }
         let states: Vec<_> = self.running().map(|(_, manager)| manager.status()).collect();
         panic!("not within a minute: {what}; {states:#?}");

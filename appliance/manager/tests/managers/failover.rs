@@ -115,6 +115,23 @@ fn silence_is_noticed_and_a_return_is_not_believed_at_once() {
 }
 
 #[test]
+fn a_manager_whose_drives_hang_is_not_taken_for_dead() {
+    let cluster = running(75);
+    let leader = cluster.leader().unwrap();
+    let victim = leader % 5 + 1;
+    cluster.store(victim).stall();
+    // It has something to store, and gets heartbeats while it does.
+    let version = cluster.create(leader, "meanwhile");
+    for _ in 0..60 {
+        cluster.time.run_for(Duration::from_millis(100));
+        let map = cluster.manager(leader).map().unwrap();
+        assert!(map.nodes.values().all(|node| node.state == State::Up), "{:?}", map.nodes);
+    }
+    cluster.store(victim).go_on();
+    cluster.until("it has the map", |cluster| cluster.manager(victim).status().version >= version);
+}
+
+#[test]
 fn who_stays_away_is_given_up_and_may_return() {
     let mut cluster = running(81);
     cluster.crash(6);

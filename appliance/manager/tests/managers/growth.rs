@@ -1,8 +1,9 @@
 //! Nodes come and go in a cluster that runs: votes move, shards move, and both go on whoever dies in between.
 
 use crate::cluster::*;
+use std::rc::Rc;
 use std::time::Duration;
-use weft_manager::{NotAdmitted, Role};
+use weft_manager::{Manager, NotAdmitted, Patience, Role};
 use weft_placement::{Holds, Moves, moves};
 use weft_reactor::testing::VirtualTime;
 use weft_wire::manager::{HandOverReason, ManagerReply, Part, Proposal};
@@ -34,6 +35,7 @@ fn a_drained_manager_gives_its_vote_to_another_node() {
     cluster.create(leaver, "data");
     assert_eq!(cluster.agreed().filesystems.len(), 1, "it follows");
     // It remembers that it has no vote.
+    cluster.settle();
     cluster.crash(leaver);
     cluster.start_all([leaver]);
     assert_eq!(cluster.manager(leaver).status().role, Role::None);
@@ -43,6 +45,24 @@ fn a_drained_manager_gives_its_vote_to_another_node() {
         map.managers.iter().map(|id| id.0).filter(|id| *id <= 5 && cluster.leader() != Some(*id)).take(2).collect();
     old.into_iter().for_each(|number| cluster.crash(number));
     cluster.create(leaver, "needed");
+}
+
+#[test]
+fn a_manager_that_gave_its_vote_back_asks_for_none_by_the_map_from_before() {
+    let mut cluster = Cluster::formed(7, 83);
+    let leaver = if cluster.leader() == Some(2) { 3 } else { 2 };
+    cluster.commit(1, drain(leaver));
+    cluster.until_by(Duration::from_millis(1), "it votes no more", |cluster| {
+        cluster.manager(leaver).status().role == Role::None
+    });
+    // That is on its drives, and the map that no longer names it isn't yet.
+    cluster.time.run_for(Duration::from_millis(1));
+    cluster.crash(leaver);
+    cluster.start_all([leaver]);
+    cluster.until("it is no manager", |cluster| {
+        let status = cluster.manager(leaver).status();
+        status.role == Role::None && status.waiting.is_none()
+    });
 }
 
 #[test]
@@ -213,4 +233,34 @@ fn nothing_moves_while_a_node_is_away() {
     time.run_for(Duration::from_secs(30));
     let under_way = moves(&cluster.newest()).under_way;
     assert!((1..=8).contains(&under_way), "a few at a time, and they are not done by themselves: {under_way}");
+}
+
+#[test]
+fn two_managers_that_are_given_up_are_replaced_at_once_however_busy_the_leader_is() {
+    for seed in 90..92 {
+        let mut cluster = Cluster::formed(8, seed);
+        cluster.settle();
+        let dead: Vec<u16> = (1..=5).filter(|number| cluster.leader() != Some(*number)).take(2).collect();
+        dead.iter().for_each(|number| cluster.crash(*number));
+        cluster.until("they are given up", |cluster| {
+            dead.iter().all(|number| cluster.newest().nodes[&NodeId(*number)].state == State::Failed)
+        });
+        let leader = cluster.leader().unwrap();
+        let manager = cluster.manager(leader);
+        let handle = cluster.time.handle();
+        // The map changes all the time.
+        let changes = |by: Rc<Manager>| async move {
+            loop {
+                by.propose(Proposal::NewClient { host: "busy".into() }, Patience::default()).await;
+            }
+        };
+        let changes: Vec<_> = (0..3).map(|_| handle.spawn("changes", changes(manager.clone()))).collect();
+        let given_up = handle.now();
+        let vote = || manager.map().is_some_and(|map| map.managers == manager.status().voters);
+        while !(dead.iter().all(|number| replaced(&cluster, *number)) && vote()) {
+            cluster.time.run_for(Duration::from_millis(1));
+            assert!(handle.now().since(given_up) < Duration::from_millis(300), "{:?}", manager.status());
+        }
+        drop(changes);
+    }
 }

@@ -169,15 +169,20 @@ fn beside_a_call_that_waits_for_long_short_ones_cost_nothing_more() {
     assert_eq!(pair.outcome(held), Err(CallError::SessionLost));
 }
 
-#[test]
-fn the_answer_acknowledges_a_large_request() {
-    let mut pair = Pair::new(13, Faults::default());
-    // The path is found and the window open.
+/// The path is found and the window open.
+fn warm(seed: u64) -> Pair {
+    let mut pair = Pair::new(seed, Faults::default());
     for n in 0..4 {
         pair.call(a(), b(), b"", body(n, 1 << 20));
     }
     pair.run_until_ended(4);
     pair.run_for(Duration::from_secs(1));
+    pair
+}
+
+#[test]
+fn the_answer_acknowledges_a_large_request() {
+    let mut pair = warm(13);
     pair.echo = false;
     let call = pair.call(a(), b(), b"", body(1, 1 << 20));
     pair.capture = Some(Vec::new());
@@ -194,12 +199,7 @@ fn the_answer_acknowledges_a_large_request() {
 
 #[test]
 fn a_lost_end_of_a_large_request_is_found_soon() {
-    let mut pair = Pair::new(14, Faults::default());
-    for n in 0..4 {
-        pair.call(a(), b(), b"", body(n, 1 << 20));
-    }
-    pair.run_until_ended(4);
-    pair.run_for(Duration::from_secs(1));
+    let mut pair = warm(14);
     let call = pair.call(a(), b(), b"", body(1, 1 << 20));
     pair.flush();
     for _ in 0..7 {
