@@ -3,9 +3,9 @@
 //! All stages run even when one fails, so that one run tells everything. Only the build is a condition for what
 //! comes after it. Everything is built in profile `ci`, once.
 
-use crate::machine;
 use crate::stage::{self, Ended};
 use crate::tree;
+use crate::{ledger, machine};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -63,6 +63,8 @@ const STAGES: [Stage; 12] = [
     Stage::Cluster,
     Stage::Posix,
 ];
+/// For known seeds and those behind the ledger's last.
+const SIM_BUDGET: Duration = Duration::from_secs(90);
 /// Set for tests that are to take their time.
 const LONG_VARIABLE: &str = "WEFT_LONG";
 
@@ -122,6 +124,7 @@ impl Stage {
             Stage::Unit => 900,
             Stage::Doc => 300,
             Stage::House => 120,
+            // Seeds that are under way when their time is over are finished, and `--long` multiplies this.
             Stage::Sim => 600,
             Stage::Mutants => 7200,
             Stage::Programs => 600,
@@ -201,6 +204,12 @@ impl Stage {
             // A count that an earlier run left says nothing about this one.
             let _ = std::fs::remove_file(&posix);
             command.arg("--count").arg(&posix).args((!long).then_some("--quick"));
+        }
+        if self == Stage::Sim {
+            // The known ones first; then those that nobody has run, so that the same tree always gets the same.
+            let ledger = std::fs::read_to_string(root.join(ledger::PATH)).unwrap_or_default();
+            command.arg("--seed").arg(ledger::next_seed(&ledger).to_string());
+            command.arg("--budget").arg((if long { SIM_BUDGET * 10 } else { SIM_BUDGET }).as_secs().to_string());
         }
         if self == Stage::Cluster {
             machine::prepare_tests()?;

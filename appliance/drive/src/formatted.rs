@@ -59,6 +59,10 @@ pub enum OpenError {
     Truncated { expected_bytes: u64, actual_bytes: u64 },
     #[error("the zone table is damaged in both copies of block {block}")]
     ZoneTable { block: u32 },
+    #[error(
+        "a copy of block {block} of the zone table, which may be the newer one, can't be read ({error}); replace the drive"
+    )]
+    ZoneTableUnreadable { block: u32, error: DriveError },
     #[error(transparent)]
     Drive(#[from] DriveError),
 }
@@ -85,6 +89,8 @@ pub enum ConfigError {
     TooLarge { slot: ConfigSlot, bytes: usize, bytes_max: u64 },
     #[error("both copies of configuration slot {slot:?} are damaged")]
     Damaged { slot: ConfigSlot },
+    #[error("a copy of configuration slot {slot:?}, which may be the newer one, can't be read: {error}")]
+    Unreadable { slot: ConfigSlot, error: DriveError },
     #[error(transparent)]
     Drive(#[from] DriveError),
 }
@@ -255,13 +261,22 @@ impl FormattedDrive {
         outcome(self.drive.write_durable(offset, vec![buffer.freeze()])).await
     }
 
+    /// A torn copy was never finished. One that can't be read may be the newest: what a manager promised must not be forgotten.
     async fn find_newest(&self, slot: ConfigSlot) -> Result<Option<(Newest, Bytes)>, ConfigError> {
-        let copies = read_config_headers(self.drive.as_ref(), &self.superblock, slot as u8).await?;
+        let unreadable = |error: DriveError| match error {
+            DriveError::Failed { .. } => ConfigError::Unreadable { slot, error },
+            error => error.into(),
+        };
+        let mut copies = [Err(FrameError::Zero), Err(FrameError::Zero)];
+        for (copy, header) in copies.iter_mut().enumerate() {
+            let read = read_config_header(self.drive.as_ref(), &self.superblock, slot, copy).await;
+            *header = read.map_err(unreadable)?;
+        }
         let mut intact: Vec<(usize, ConfigHeader)> =
             copies.iter().enumerate().filter_map(|(copy, header)| Some((copy, *header.as_ref().ok()?))).collect();
         intact.sort_by_key(|(_, header)| std::cmp::Reverse(header.generation));
         for (copy, header) in intact {
-            if let Some(content) = self.read_content(slot, copy, &header).await? {
+            if let Some(content) = self.read_content(slot, copy, &header).await.map_err(unreadable)? {
                 return Ok(Some((Newest { copy, generation: header.generation }, content)));
             }
         }
@@ -284,30 +299,21 @@ impl FormattedDrive {
             return Ok(Some(Bytes::new()));
         }
         let offset = self.geometry().config_copy_offset(slot as u8, copy) + BLOCK_BYTES as u64;
-        match outcome(self.drive.read(offset, whole_blocks(len))).await {
-            Ok(content) => Ok(Some(content.slice(..len)).filter(|content| crc32c(content) == header.content_crc)),
-            Err(DriveError::Failed { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let content = outcome(self.drive.read(offset, whole_blocks(len))).await?;
+        Ok(Some(content.slice(..len)).filter(|content| crc32c(content) == header.content_crc))
     }
 }
 
-/// Both headers of a slot; an unreadable one counts as damaged.
-pub(crate) async fn read_config_headers(
+/// The header of one copy of a slot.
+pub(crate) async fn read_config_header(
     drive: &dyn Drive,
     superblock: &Superblock,
-    slot: u8,
-) -> Result<[Result<ConfigHeader, FrameError>; 2], DriveError> {
-    let mut headers = [Err(FrameError::Checksum), Err(FrameError::Checksum)];
-    for (copy, header) in headers.iter_mut().enumerate() {
-        let offset = superblock.geometry.config_copy_offset(slot, copy);
-        *header = match outcome(drive.read(offset, BLOCK_BYTES)).await {
-            Ok(block) => ConfigHeader::decode(&block, superblock.identity(), offset),
-            Err(DriveError::Failed { .. }) => Err(FrameError::Checksum),
-            Err(error) => return Err(error),
-        };
-    }
-    Ok(headers)
+    slot: ConfigSlot,
+    copy: usize,
+) -> Result<Result<ConfigHeader, FrameError>, DriveError> {
+    let offset = superblock.geometry.config_copy_offset(slot as u8, copy);
+    let block = outcome(drive.read(offset, BLOCK_BYTES)).await?;
+    Ok(ConfigHeader::decode(&block, superblock.identity(), offset))
 }
 
 fn aligned(bytes: &[u8]) -> Bytes {

@@ -3,7 +3,7 @@
 use crate::device::{Drive, DriveError, Operation, check_range, outcome};
 use crate::format::geometry::Geometry;
 use crate::format::superblock::Superblock;
-use crate::formatted::{ConfigSlot, read_config_headers, read_superblock};
+use crate::formatted::{ConfigSlot, read_config_header, read_superblock};
 use crate::ring::payload_matches;
 use crate::ring::scan::{RingContent, scan_ring};
 use crate::zones::load_table;
@@ -191,16 +191,14 @@ fn bucket_of(buckets: &mut BTreeMap<BucketId, BucketReport>, bucket: BucketId) -
 }
 
 async fn look_at_slot(drive: &dyn Drive, superblock: &Superblock, slot: ConfigSlot) -> SlotReport {
-    let copies = match read_config_headers(drive, superblock, slot as u8).await {
-        Ok(headers) => headers
-            .iter()
-            .map(|header| match header {
-                Ok(header) => format!("generation {}, {} bytes", header.generation, header.content_bytes),
-                Err(error) => error.to_string(),
-            })
-            .collect(),
-        Err(error) => vec![error.to_string()],
-    };
+    let mut copies = Vec::new();
+    for copy in 0..2 {
+        copies.push(match read_config_header(drive, superblock, slot, copy).await {
+            Ok(Ok(header)) => format!("generation {}, {} bytes", header.generation, header.content_bytes),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        });
+    }
     SlotReport { slot: format!("{slot:?}"), copies }
 }
 

@@ -7,10 +7,11 @@ use common::*;
 use std::rc::Rc;
 use weft_drive::inspect::inspect;
 use weft_drive::mem::{CrashKeeps, MemMedia, MemOptions};
-use weft_drive::{Drive, FormatError, FormattedDrive, OpenError};
+use weft_drive::{ConfigError, ConfigSlot, Drive, FormatError, FormattedDrive, OpenError};
 use weft_reactor::AlignedBuf;
 use weft_reactor::testing::VirtualTime;
 use weft_wire::drive::*;
+use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::*;
 
 /// Where the payload of the record with this sequence lies.
@@ -136,6 +137,37 @@ fn a_block_that_is_lost_is_told_from_a_drive_that_reads_nothing() {
         media.set_failing(true);
         let nothing = read_shard(&server, 3, zone, 0, 1).await.0;
         assert!(matches!(nothing, DriveReply::Refused(DriveRefusal::Failing(_))), "{nothing:?}");
+    });
+}
+
+/// The older copy would do for all that can be seen, and forget a promise or hand out a zone's generation a second time.
+#[test]
+fn a_copy_that_cant_be_read_may_be_the_newer_one() {
+    let time = VirtualTime::new(1);
+    let handle = time.handle();
+    time.block_on(async {
+        for (copy, behind) in [(0, 0), (1, 0), (0, BLOCK_BYTES as u64), (1, BLOCK_BYTES as u64)] {
+            let media = media();
+            format(&media, &handle).await;
+            let drive = FormattedDrive::open(media.open(&handle)).await.expect("it was formatted");
+            drive.config_store(ConfigSlot::Raft, b"first").await.expect("the drive works");
+            drive.config_store(ConfigSlot::Raft, b"second").await.expect("the drive works");
+            media.fail_reads_at(drive.geometry().config_copy_offset(ConfigSlot::Raft as u8, copy) + behind);
+            let drive = FormattedDrive::open(media.open(&handle)).await.expect("the slot is none of its business");
+            let stored = drive.config_store(ConfigSlot::Raft, b"third").await;
+            // Content is read where its header is the newest; the other copy is the one to be written over.
+            let newest = copy == 0 || behind == 0;
+            assert_eq!(matches!(stored, Err(ConfigError::Unreadable { .. })), newest, "copy {copy}: {stored:?}");
+            let loaded = drive.config_load(ConfigSlot::Raft).await;
+            assert_eq!(
+                matches!(loaded, Err(ConfigError::Unreadable { slot: ConfigSlot::Raft, .. })),
+                newest,
+                "{loaded:?}"
+            );
+            media.fail_reads_at(drive.geometry().zone_table_copy_offset(0, copy));
+            let opened = FormattedDrive::open(media.open(&handle)).await.map(|_| ());
+            assert!(matches!(opened, Err(OpenError::ZoneTableUnreadable { block: 0, .. })), "copy {copy}: {opened:?}");
+        }
     });
 }
 

@@ -125,9 +125,17 @@ pub fn set_purpose(map: &Map, part: Part, purpose: Purpose) -> Result<Option<Del
         }
     };
     if purpose == Purpose::Leave {
-        // Who is away may never come back.
+        // Who is away may never come back. It may as well, and then it would wait in vain for a place for what it holds.
         let takers = |map: &Map| DriveTable::new(&map.nodes, &map.drives).domains_that_take();
-        let (before, after) = (takers(map), takers(&next));
+        let own = match part {
+            Part::Node(id) => Some(id),
+            Part::Drive(id) => map.drives.get(&id).map(|drive| drive.node),
+        };
+        let mut back = map.clone();
+        if let Some(node) = own.and_then(|own| back.nodes.get_mut(&own)).filter(|node| node.state == State::Away) {
+            node.state = State::Up;
+        }
+        let (before, after) = (takers(&back), takers(&next));
         let needed = map.protection.shards();
         if after < needed && after < before {
             return Err(Refusal::Leave { part, what: "drives that can take its shards", needed, domains: after });

@@ -13,10 +13,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::mem::{CrashKeeps, MemOptions};
 use weft_reactor::{Instant, Random};
-use weft_wire::DriveId;
 use weft_wire::control::{Answer, Command, ManagerState};
 use weft_wire::manager::Part;
 use weft_wire::map::{Map, Node, Purpose, State};
+use weft_wire::{DriveId, NodeId};
 
 /// Chosen so that seeds that were known before there was an operator have none.
 const SALT: u64 = 0x6772_6f7b;
@@ -102,6 +102,9 @@ struct Task {
 struct Bait {
     asked: Asked,
     what: String,
+    node: NodeId,
+    /// When it was last looked at: its drives may be given up before the managers decide.
+    serves: bool,
 }
 
 pub struct Growth {
@@ -238,12 +241,16 @@ impl Growth {
     }
 
     fn watch_bait(&mut self, world: &World) -> Result<(), String> {
-        let Some(bait) = &self.bait else { return Ok(()) };
+        let Some(bait) = &mut self.bait else { return Ok(()) };
         let answer = bait.asked.answer.borrow_mut().take();
         match answer {
             Some(Answer::Refused(_)) => {}
-            Some(_) => return Err(format!("{} was not refused", bait.what)),
-            None if world.now() < bait.asked.until => return Ok(()),
+            Some(_) if bait.serves => return Err(format!("{} was not refused", bait.what)),
+            Some(_) => {}
+            None if world.now() < bait.asked.until => {
+                bait.serves &= newest_map(world).is_some_and(|map| serves(&map, bait.node));
+                return Ok(());
+            }
             None => {}
         }
         self.bait = None;
@@ -442,9 +449,7 @@ impl Growth {
         if self.bait.is_some() {
             return;
         }
-        // One whose drives are given up may leave: the others do without it already.
-        let serves = |id| map.drives.values().any(|drive| drive.node == id && drive.state == State::Up);
-        let Some((machine, node)) = self.choose(world, map, |_, node| serves(node.id)) else { return };
+        let Some((machine, node)) = self.choose(world, map, |_, node| serves(map, node.id)) else { return };
         let part = Part::Node(node.id);
         let command = match map.nodes.len() <= map.protection.domains() && self.random.chance(0.5) {
             true => Command::SetPurpose { part, purpose: Purpose::Leave },
@@ -455,7 +460,7 @@ impl Growth {
             return;
         }
         let what = format!("{command:?}");
-        self.bait = ask(world, machine, command).map(|asked| Bait { asked, what });
+        self.bait = ask(world, machine, command).map(|asked| Bait { asked, what, node: node.id, serves: true });
     }
 
     /// Another loss may come when the one before is made good.
@@ -465,6 +470,11 @@ impl Growth {
             faults.reserve(0, world.now());
         }
     }
+}
+
+/// One whose drives are given up may leave: the others do without it already.
+fn serves(map: &Map, node: NodeId) -> bool {
+    map.drives.values().any(|drive| drive.node == node && drive.state == State::Up)
 }
 
 /// Nothing is given up that anything is still on, no stripe lacks a shard, every journal has its drives, and those vote whom the

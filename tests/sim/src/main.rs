@@ -19,9 +19,6 @@ struct Arguments {
     /// How many seeds, one after the other from the first
     #[arg(long, default_value_t = 1)]
     runs: u64,
-    /// Begin with a seed that nobody has chosen, so that each session tries others
-    #[arg(long)]
-    fresh: bool,
     /// Go on with further seeds for so long instead
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
@@ -65,7 +62,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.runs != 1 || arguments.budget.is_some() || arguments.seeds.is_some() || arguments.sum.is_some() {
         let many = Many {
-            seed: if arguments.fresh { fresh() } else { arguments.seed },
+            seed: arguments.seed,
             runs: arguments.runs,
             budget: arguments.budget.map(Duration::from_secs),
             until_failure: arguments.until_failure,
@@ -144,10 +141,4 @@ fn creates(arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// By the time of day: the one thing here that differs between sessions.
-fn fresh() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(1, |now| now.as_secs() * 1000)
 }

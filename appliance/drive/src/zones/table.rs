@@ -27,7 +27,8 @@ pub struct NewestCopy {
     version: u64,
 }
 
-/// Reads the newer intact copy of each block.
+/// Reads the newer intact copy of each block. A torn one was never finished; one that can't be read may be the newer, without
+/// which generations of zones would be handed out a second time.
 pub async fn load_table(drive: &dyn Drive, superblock: &Superblock) -> Result<TableContent, OpenError> {
     let geometry = &superblock.geometry;
     let mut content = TableContent { entries: Vec::new(), copies: Vec::new() };
@@ -37,7 +38,7 @@ pub async fn load_table(drive: &dyn Drive, superblock: &Superblock) -> Result<Ta
             let offset = geometry.zone_table_copy_offset(block, copy);
             let bytes = match outcome(drive.read(offset, BLOCK_BYTES)).await {
                 Ok(bytes) => bytes,
-                Err(DriveError::Failed { .. }) => continue,
+                Err(error @ DriveError::Failed { .. }) => return Err(OpenError::ZoneTableUnreadable { block, error }),
                 Err(error) => return Err(error.into()),
             };
             let Ok(found) = TableBlock::decode(&bytes, superblock.identity(), offset) else { continue };

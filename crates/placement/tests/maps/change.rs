@@ -467,6 +467,20 @@ fn nothing_is_drained_onto_nodes_that_are_away() {
     assert!(drain(&map).is_ok());
 }
 
+/// It would wait in vain when it is back.
+#[test]
+fn who_is_away_is_not_drained_where_nobody_could_take_its_shards() {
+    let map = form(&uniform("4+2", 6, 1, 1)).unwrap();
+    let away = applied(&map, &node_states(&map, &[(NodeId(2), State::Away)].into()).unwrap());
+    let drive = map.drives.values().find(|drive| drive.node == NodeId(2)).unwrap().id;
+    for part in [Part::Node(NodeId(2)), Part::Drive(drive)] {
+        let drained = set_purpose(&away, part, Purpose::Leave);
+        assert!(matches!(drained, Err(Refusal::Leave { needed: 6, domains: 5, .. })), "{drained:?}");
+    }
+    let failed = applied(&map, &node_states(&map, &[(NodeId(2), State::Failed)].into()).unwrap());
+    assert!(set_purpose(&failed, Part::Node(NodeId(2)), Purpose::Leave).is_ok(), "the others do without it already");
+}
+
 #[test]
 fn what_moves_to_a_node_that_is_drained_meanwhile_goes_elsewhere() {
     // A leaving drive takes no shards, so nothing may wait for it.
