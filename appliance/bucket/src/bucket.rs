@@ -407,7 +407,9 @@ impl Bucket {
 
     /// What the newest map says: the members of new zone sets, and how the cluster's drives are.
     pub fn set_members(&self, members: Vec<DriveId>, states: DriveStates) {
-        self.0.stripes.update_drives(members, states);
+        if self.0.stripes.update_drives(members, states) {
+            self.0.pauses.borrow_mut().try_again(self.0.handle.now());
+        }
     }
 
     /// The members of new zone sets, as the bucket was told last.

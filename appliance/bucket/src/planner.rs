@@ -44,7 +44,15 @@ struct Pause {
     until: Instant,
     /// Why the last one failed; a rebuild also pauses for the sake of others.
     failed: Option<String>,
+    /// In a row.
+    failures: u32,
 }
+
+/// Each failure in a row doubles the pause before the next try, so often.
+const DOUBLINGS_MAX: u32 = 3;
+/// A try may leave records of what it opened. Once they are in the part of the journal that nothing but small records may use,
+/// the pause is so many times as long: a bucket that can't write a checkpoint for days still has room to begin it.
+const PAUSES_IN_SPARE: u32 = 64;
 
 /// When each kind of step may be taken again.
 #[derive(Debug, Default)]
@@ -53,6 +61,17 @@ pub(crate) struct Pauses([Option<Pause>; STEPS.len()]);
 impl Pauses {
     fn until(&self, step: Step) -> Option<Instant> {
         self.0[step as usize].as_ref().map(|pause| pause.until)
+    }
+
+    fn failures(&self, step: Step) -> u32 {
+        self.0[step as usize].as_ref().map_or(0, |pause| pause.failures)
+    }
+
+    /// What failed may work now.
+    pub(crate) fn try_again(&mut self, now: Instant) {
+        for pause in self.0.iter_mut().flatten().filter(|pause| pause.failed.is_some()) {
+            (pause.until, pause.failures) = (now, 0);
+        }
     }
 }
 
@@ -201,7 +220,8 @@ impl Bucket {
                         Step::Rebuild => self.rebuild_pause(now.since(begun)),
                         _ => Duration::ZERO,
                     };
-                    let pause = (pause > Duration::ZERO).then(|| Pause { until: now + pause, failed: None });
+                    let pause =
+                        (pause > Duration::ZERO).then(|| Pause { until: now + pause, failed: None, failures: 0 });
                     self.0.pauses.borrow_mut().0[step as usize] = pause;
                     self.0.progress.notify_all();
                 }
@@ -212,8 +232,14 @@ impl Bucket {
                 }
                 Err(error) => {
                     tracing::warn!(bucket = %self.0.id, ?step, %error, "background work waits");
-                    let until = self.0.handle.now() + self.0.tunables.planner_pause;
-                    let pause = Pause { until, failed: Some(error.to_string()) };
+                    let before = self.0.pauses.borrow().failures(step);
+                    let room = self.0.log.room();
+                    let pauses = match room.bytes_used > room.bytes_quota {
+                        true => PAUSES_IN_SPARE,
+                        false => 1 << before.min(DOUBLINGS_MAX),
+                    };
+                    let until = self.0.handle.now() + self.0.tunables.planner_pause * pauses;
+                    let pause = Pause { until, failed: Some(error.to_string()), failures: before + 1 };
                     self.0.pauses.borrow_mut().0[step as usize] = Some(pause);
                 }
             }

@@ -138,15 +138,16 @@ impl Stripes {
     }
 
     /// A newer map. What is written from now on goes to the members that are there: open sets that lack one of them, or
-    /// have another drive, are closed.
-    pub fn update_drives(&self, members: Vec<DriveId>, states: DriveStates) {
-        let Some(back) = self.drives.update(members, states) else { return };
+    /// have another drive, are closed. Whether anything is different now.
+    pub fn update_drives(&self, members: Vec<DriveId>, states: DriveStates) -> bool {
+        let Some(back) = self.drives.update(members, states) else { return false };
         let unfit: Vec<ZoneSetId> =
             self.zones.borrow().open_sets().filter(|set| !self.fits(set)).map(|set| set.id).collect();
         unfit.into_iter().for_each(|id| self.zones.borrow_mut().close(id));
         self.unlisted.borrow_mut().extend(back);
         self.listing.notify_one();
         self.work.notify_one();
+        true
     }
 
     /// Whether a set is what a new one would be.

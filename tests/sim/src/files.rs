@@ -11,15 +11,47 @@ use std::ops::Range;
 /// A call on a file's contents, with its answer. Positions are in cells.
 #[derive(Clone, Debug)]
 pub enum FileCall {
-    Write { at: u64, values: Vec<Value> },
-    Append { values: Vec<Value> },
-    Truncate { size: u64 },
-    Chmod { mode: u16 },
-    Read { at: u64, cells: u64, got: Vec<Value> },
-    Stat { size: u64, mode: u16 },
-    Punch { at: u64, cells: u64 },
-    Zero { at: u64, cells: u64 },
-    Reserve { at: u64, cells: u64 },
+    Write {
+        at: u64,
+        values: Vec<Value>,
+    },
+    /// Nobody heard of its end: a client that dies may have written what lies in front of the file's end, and not the rest. How
+    /// much that may be is in `fronts`.
+    Torn {
+        at: u64,
+        values: Vec<Value>,
+        fronts: Vec<usize>,
+    },
+    Append {
+        values: Vec<Value>,
+    },
+    Truncate {
+        size: u64,
+    },
+    Chmod {
+        mode: u16,
+    },
+    Read {
+        at: u64,
+        cells: u64,
+        got: Vec<Value>,
+    },
+    Stat {
+        size: u64,
+        mode: u16,
+    },
+    Punch {
+        at: u64,
+        cells: u64,
+    },
+    Zero {
+        at: u64,
+        cells: u64,
+    },
+    Reserve {
+        at: u64,
+        cells: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +126,17 @@ impl Model for Files {
         let mut next = file.clone();
         match call {
             FileCall::Write { at, values } => self.write(&mut next, *at, values),
+            FileCall::Torn { at, values, fronts } => {
+                return fronts
+                    .iter()
+                    .chain([&values.len()])
+                    .map(|front| {
+                        let mut next = file.clone();
+                        self.write(&mut next, *at, &values[..*front]);
+                        next
+                    })
+                    .collect();
+            }
             FileCall::Append { values } => self.write(&mut next, file.size, values),
             FileCall::Truncate { size } => {
                 drop(next.cells.split_off(size));

@@ -292,7 +292,7 @@ fn file_call(id: OpId, op: &Op) -> Option<(InodeId, FileCall)> {
 /// The last cell that a call reaches, and one more.
 fn end(call: &FileCall) -> u64 {
     match call {
-        FileCall::Write { at, values } => at + values.len() as u64,
+        FileCall::Write { at, values } | FileCall::Torn { at, values, .. } => at + values.len() as u64,
         FileCall::Truncate { size } => *size,
         FileCall::Read { at, cells, .. }
         | FileCall::Punch { at, cells }
@@ -334,6 +334,17 @@ fn by_slab(call: &FileCall, shape: Shape) -> Vec<FileCall> {
             slabs_of(*at, *cells, shape).into_iter().map(|(at, cells)| FileCall::Reserve { at, cells }).collect()
         }
         other => vec![other.clone()],
+    }
+}
+
+/// A part of a write that may have been left at one of these ends of the file, which its slab alone does not know.
+fn torn(call: FileCall, object: &Files, ends: &BTreeSet<u64>) -> FileCall {
+    match (call, object) {
+        (FileCall::Write { at, values }, Files::Cells(_)) => {
+            let within = ends.range(at + 1..at + values.len() as u64);
+            FileCall::Torn { at, fronts: within.map(|end| (end - at) as usize).collect(), values }
+        }
+        (call, _) => call,
     }
 }
 
@@ -403,7 +414,8 @@ fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {
         }
     }
     for (inode, calls) in by_inode {
-        let most = calls.iter().map(|(_, call)| end(call)).max().unwrap_or_default();
+        let ends: BTreeSet<u64> = calls.iter().map(|(_, call)| end(call)).collect();
+        let most = ends.last().copied().unwrap_or_default();
         let mut objects = vec![Files::Whole];
         if most > shape.slab_cells {
             let slabs = 0..most.div_ceil(shape.slab_cells);
@@ -417,6 +429,7 @@ fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {
                 let Some(op) = ops.get(*id) else { continue };
                 let responded = op.answer.as_ref().map(|answer| answer.responded);
                 for call in by_slab(call, shape) {
+                    let call = if responded.is_none() { torn(call, &object, &ends) } else { call };
                     operations.push(Operation { invoked: op.invoked, responded, call });
                     origin.push(*id);
                 }

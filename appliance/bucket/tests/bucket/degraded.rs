@@ -442,3 +442,37 @@ fn damage_is_not_copied() {
         assert_eq!((stats.lost_stripes, stats.repaired_stripes), (0, 1), "{stats:?}");
     });
 }
+
+/// Tries that fail are fewer and fewer, as each may leave records in the journal; news of the drives ends the wait.
+#[test]
+fn what_failed_for_long_is_tried_at_once_when_drives_are_back() {
+    let time = VirtualTime::new(12);
+    time.block_on(async {
+        let rig = Rig::new(time.handle(), Tunables { checkpoint_share: 1, ..Tunables::default() }).await;
+        let bucket = rig.open().await;
+        // The map doesn't know of it.
+        let failing = [3, 4, 5];
+        failing.iter().for_each(|node| rig.set_failing(*node, true));
+        let is_stuck = || bucket.stats().trouble.is_some_and(|trouble| trouble.starts_with("Checkpoint"));
+        for number in 0..1000 {
+            if is_stuck() {
+                break;
+            }
+            let mut batch = Batch::new();
+            batch.write_blocks(FILE, number, blocks(number, 1));
+            bucket.settled(bucket.commit(batch).await.expect("journals are there")).await.expect("journals are there");
+            rig.handle.sleep(Duration::from_millis(50)).await;
+        }
+        rig.handle.sleep(Duration::from_secs(60)).await;
+        assert!(is_stuck() && bucket.stats().checkpoints == 0, "{:?}", bucket.stats());
+        for state in [State::Away, State::Up] {
+            failing.iter().for_each(|node| {
+                rig.set_state(*node, state);
+                rig.set_failing(*node, false);
+            });
+            rig.tell(&bucket);
+        }
+        rig.handle.sleep(Duration::from_millis(100)).await;
+        assert!(bucket.stats().checkpoints > 0, "{:?}", bucket.stats());
+    });
+}

@@ -123,6 +123,11 @@ impl Rig {
         self.network.cut(core(node), core(0));
     }
 
+    /// Every operation of the node's drive fails, or works again.
+    pub fn set_failing(&self, node: u16, fails: bool) {
+        self.media[usize::from(node)].set_failing(fails);
+    }
+
     /// What [`Rig::fall_silent`] cut works again.
     pub fn speak_again(&self, node: u16) {
         self.network.mend(core(0), core(node));
