@@ -472,9 +472,10 @@ impl Growth {
     }
 }
 
-/// One whose drives are given up may leave: the others do without it already.
+/// One that is given up, or whose drives are, may leave: the others do without it already.
 fn serves(map: &Map, node: NodeId) -> bool {
-    map.drives.values().any(|drive| drive.node == node && drive.state == State::Up)
+    map.nodes.get(&node).is_some_and(|node| node.state != State::Failed)
+        && map.drives.values().any(|drive| drive.node == node && drive.state == State::Up)
 }
 
 /// Nothing is given up that anything is still on, no stripe lacks a shard, every journal has its drives, and those vote whom the
