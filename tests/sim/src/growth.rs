@@ -12,6 +12,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_drive::mem::{CrashKeeps, MemOptions};
+use weft_placement::Holds;
 use weft_reactor::{Instant, Random};
 use weft_wire::control::{Answer, Command, ManagerState};
 use weft_wire::manager::Part;
@@ -472,9 +473,10 @@ impl Growth {
     }
 }
 
-/// One that is given up, or whose drives are, may leave: the others do without it already.
+/// One whose drives are given up may leave, and so may one that isn't there and holds nothing: the others do without it already.
 fn serves(map: &Map, node: NodeId) -> bool {
-    map.nodes.get(&node).is_some_and(|node| node.state != State::Failed)
+    let is_up = map.nodes.get(&node).is_some_and(|node| node.state == State::Up);
+    (is_up || !Holds::of(map, Part::Node(node)).is_nothing())
         && map.drives.values().any(|drive| drive.node == node && drive.state == State::Up)
 }
 
