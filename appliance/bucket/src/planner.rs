@@ -48,11 +48,8 @@ struct Pause {
     failures: u32,
 }
 
-/// Each failure in a row doubles the pause before the next try, so often.
+/// Each failure in a row doubles the pause before the next try, so often: a try may leave records in the journal of what it opened.
 const DOUBLINGS_MAX: u32 = 3;
-/// A try may leave records of what it opened. Once they are in the part of the journal that nothing but small records may use,
-/// the pause is so many times as long: a bucket that can't write a checkpoint for days still has room to begin it.
-const PAUSES_IN_SPARE: u32 = 64;
 
 /// When each kind of step may be taken again.
 #[derive(Debug, Default)]
@@ -233,12 +230,8 @@ impl Bucket {
                 Err(error) => {
                     tracing::warn!(bucket = %self.0.id, ?step, %error, "background work waits");
                     let before = self.0.pauses.borrow().failures(step);
-                    let room = self.0.log.room();
-                    let pauses = match room.bytes_used > room.bytes_quota {
-                        true => PAUSES_IN_SPARE,
-                        false => 1 << before.min(DOUBLINGS_MAX),
-                    };
-                    let until = self.0.handle.now() + self.0.tunables.planner_pause * pauses;
+                    let pause = self.0.tunables.planner_pause * (1 << before.min(DOUBLINGS_MAX));
+                    let until = self.0.handle.now() + pause;
                     let pause = Pause { until, failed: Some(error.to_string()), failures: before + 1 };
                     self.0.pauses.borrow_mut().0[step as usize] = Some(pause);
                 }

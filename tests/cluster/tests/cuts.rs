@@ -1,6 +1,7 @@
 //! Nodes that are cut off, in one direction or both, from everybody or from one other, while programs write and read: no
 //! error, no wrong byte, and all is well when the network is.
 
+use serde_json::Value;
 use std::time::{Duration, Instant};
 use weft_cluster_tests::layout::Layout;
 use weft_cluster_tests::load::{Load, longest};
@@ -67,9 +68,8 @@ fn says_apart(scene: &Scene) -> Option<String> {
 }
 
 /// One that gave its buckets away in a round before leads nothing for a minute: if both did, they have nothing to say to each other.
-fn leads(scene: &Scene, number: usize) -> bool {
-    let status = health::status(scene).unwrap_or_default();
-    health::node(&status, &format!("node{number}")).is_some_and(|node| node["leads"] != 0)
+fn leads(status: &Value, number: usize) -> bool {
+    health::node(status, &format!("node{number}")).is_some_and(|node| node["leads"] != 0)
 }
 
 #[test]
@@ -83,10 +83,14 @@ fn work_goes_on_whoever_is_cut_off() {
     for (round, kind) in plan().into_iter().enumerate() {
         let load = Load::start(&scene.mountpoint().join(format!("round{round}")));
         std::thread::sleep(BEFORE);
-        let apart = matches!(kind, Cut::Between(a, b) if leads(&scene, a) || leads(&scene, b));
+        if let Cut::Between(a, b) = kind {
+            health::until(&scene, "one of them leads something", HEALTHY_DEADLINE, |status| {
+                leads(status, a) || leads(status, b)
+            });
+        }
         let began = Instant::now();
         cut::cut(&conditions(&scene, kind)).unwrap();
-        if apart {
+        if let Cut::Between(..) = kind {
             let told = wait::until("what `weft status` says of two nodes apart", CUT, || Ok(says_apart(&scene)));
             println!("{kind:?}: told after {} ms: {}", began.elapsed().as_millis(), told.unwrap());
         }

@@ -414,8 +414,15 @@ fn files(ops: &[Op], shape: Shape, findings: &mut Findings) {
         }
     }
     for (inode, calls) in by_inode {
-        let ends: BTreeSet<u64> = calls.iter().map(|(_, call)| end(call)).collect();
-        let most = ends.last().copied().unwrap_or_default();
+        let most = calls.iter().map(|(_, call)| end(call)).max().unwrap_or_default();
+        let sizes = |(_, call): &(OpId, FileCall)| match call {
+            FileCall::Write { .. } | FileCall::Truncate { .. } | FileCall::Zero { .. } | FileCall::Reserve { .. } => {
+                Some(end(call))
+            }
+            FileCall::Stat { size, .. } => Some(*size),
+            _ => None,
+        };
+        let ends: BTreeSet<u64> = calls.iter().filter_map(sizes).collect();
         let mut objects = vec![Files::Whole];
         if most > shape.slab_cells {
             let slabs = 0..most.div_ceil(shape.slab_cells);

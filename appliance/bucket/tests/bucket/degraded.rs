@@ -463,7 +463,13 @@ fn what_failed_for_long_is_tried_at_once_when_drives_are_back() {
             bucket.settled(bucket.commit(batch).await.expect("journals are there")).await.expect("journals are there");
             rig.handle.sleep(Duration::from_millis(50)).await;
         }
-        rig.handle.sleep(Duration::from_secs(60)).await;
+        // A try takes some seconds itself.
+        let mut quiet = 0;
+        for _ in 0..600 {
+            rig.handle.sleep(Duration::from_millis(100)).await;
+            quiet += usize::from(bucket.stats().step.is_none());
+        }
+        assert!(quiet > 200, "{quiet} of 600 looks saw no try");
         assert!(is_stuck() && bucket.stats().checkpoints == 0, "{:?}", bucket.stats());
         for state in [State::Away, State::Up] {
             failing.iter().for_each(|node| {

@@ -2,8 +2,9 @@
 
 use crate::cluster::{Cluster, core};
 use std::time::Duration;
+use weft_wire::manager::{ManagerReply, ManagerRequest};
 use weft_wire::map::{Map, State};
-use weft_wire::{Incarnation, NodeId};
+use weft_wire::{Incarnation, NodeId, Service, decode, encode};
 
 fn running(seed: u64) -> Cluster {
     let cluster = Cluster::formed(6, seed);
@@ -122,6 +123,14 @@ fn a_manager_whose_drives_hang_is_not_taken_for_dead() {
     cluster.store(victim).stall();
     // It has something to store, and gets heartbeats while it does.
     let version = cluster.create(leader, "meanwhile");
+    cluster.time.run_for(Duration::from_millis(100));
+    // Which are answered, although nothing can be said to them.
+    let heartbeat = encode(&ManagerRequest::Raft { cluster: cluster.first.cluster, from: NodeId(leader) });
+    let client = cluster.net.client(9);
+    let within = Duration::from_millis(100);
+    let heard = client.ask(core(NodeId(victim)), Service::Manager, heartbeat, bytes::Bytes::new(), within);
+    let heard = cluster.time.block_on(heard).map(|response| decode::<ManagerReply>(&response.head));
+    assert!(matches!(heard, Ok(Ok(ManagerReply::Lives { incarnation: Some(_) }))), "{heard:?}");
     for _ in 0..60 {
         cluster.time.run_for(Duration::from_millis(100));
         let map = cluster.manager(leader).map().unwrap();
