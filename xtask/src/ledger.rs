@@ -48,7 +48,10 @@ pub fn next_seed(ledger: &str) -> u64 {
     ends.max().unwrap_or(FIRST_SEED)
 }
 
-/// The commit that is about to be run. Changes that aren't committed are refused: nobody could run them again.
+/// What of the tree is the protocol: seeds that were run on different commits with the same of these add up.
+const PROTOCOL: [&str; 2] = ["HEAD:appliance", "HEAD:crates"];
+
+/// The commit that is about to be run, and in brackets the trees of [`PROTOCOL`]. Changes that aren't committed are refused: nobody could run them again.
 pub fn commit(root: &Path) -> Result<String> {
     let git = |arguments: &[&str]| -> Result<String> {
         let output = Command::new("git").current_dir(root).args(arguments).output().context("can't start git")?;
@@ -61,7 +64,20 @@ pub fn commit(root: &Path) -> Result<String> {
     if let Some(line) = changed.lines().find(|line| !line.ends_with(PATH)) {
         bail!("the ledger names commits, and this tree differs from its own ({}): commit first", line.trim());
     }
-    Ok(git(&["rev-parse", "--short=10", "HEAD"])?.trim().into())
+    let short = |what: &str, digits: &str| Ok(git(&["rev-parse", digits, what])?.trim().to_owned());
+    let trees = PROTOCOL.map(|tree| short(tree, "--short=6")).into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(format!("{} ({})", short("HEAD", "--short=10")?, trees.join(" ")))
+}
+
+/// What the rows say that ran the same protocol as `commit`: passed within P, beyond it, and failed.
+pub fn with_same_protocol(ledger: &str, commit: &str) -> [u64; 3] {
+    let Some((_, protocol)) = commit.split_once(" (") else { return [0; 3] };
+    let rows = ledger.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+    let same = rows.filter(|row| row.get(1).is_some_and(|cell| cell.ends_with(protocol)));
+    same.fold([0; 3], |sum, row| {
+        let count = |column: usize| row.get(column).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
+        [sum[0] + count(4), sum[1] + count(5), sum[2] + count(6)]
+    })
 }
 
 /// Adds a row.
@@ -83,5 +99,13 @@ mod tests {
         let ledger = format!("| commit | shape | seeds |\n{}", sum.row("abc", "6 nodes"));
         assert_eq!(next_seed(&ledger), 1_000_250);
         assert!(Sum::parse("1 2 3").is_err());
+    }
+
+    #[test]
+    fn rows_of_the_same_protocol_add_up() {
+        let sum = Sum::parse("1000000 1000250 210 40 0 0.41\n").expect("a sum");
+        let rows = ["old", "a (1 2)", "b (1 2)", "c (1 3)"].map(|commit| sum.row(commit, "6 nodes"));
+        assert_eq!(with_same_protocol(&rows.concat(), "d (1 2)"), [420, 80, 0]);
+        assert_eq!(with_same_protocol(&rows.concat(), "d (2 2)"), [0; 3]);
     }
 }

@@ -13,23 +13,25 @@ use std::time::Duration;
 #[derive(Clone, Copy)]
 enum Catch {
     Seeds,
-    Test { package: &'static str, name: &'static str },
+    /// Those that are made for it: `cargo xtask sim --aim`.
+    Aimed(&'static str),
+    Test {
+        package: &'static str,
+        name: &'static str,
+    },
 }
 
 /// Values of `WEFT_MUTANT`; docs/design/simulator.md says what each breaks and what catches it.
 const MUTANTS: [(&str, Catch); 9] = [
     ("no_flush", Catch::Seeds),
-    ("acknowledge_at_p", Catch::Test { package: "weft-journal", name: "what_stands_on_p_drives_is_not_acknowledged" }),
+    ("acknowledge_at_p", Catch::Aimed("alone")),
     ("skip_seal", Catch::Seeds),
     ("forget_seal", Catch::Test { package: "weft-drive", name: "a_seal_stops_lower_epochs_for_ever" }),
-    ("ignore_epochs", Catch::Test { package: "weft-drive", name: "a_seal_stops_lower_epochs_for_ever" }),
+    ("ignore_epochs", Catch::Aimed("halves")),
     ("reappend", Catch::Seeds),
-    ("reuse_location", Catch::Test { package: "weft-drive", name: "a_freed_zone_is_gone" }),
+    ("reuse_location", Catch::Aimed("zones")),
     ("two_planners", Catch::Seeds),
-    (
-        "abort_without_begin",
-        Catch::Test { package: "weft-namespace", name: "who_asks_before_the_decision_waits_for_it" },
-    ),
+    ("abort_without_begin", Catch::Aimed("pairs")),
 ];
 /// Which rule is broken.
 const CHOICE: &str = "WEFT_MUTANT";
@@ -59,7 +61,7 @@ impl Mutants {
         for (name, catch) in MUTANTS.into_iter().filter(|(name, _)| chosen(name)) {
             println!("== {name}");
             let mut command = match catch {
-                Catch::Seeds => {
+                Catch::Seeds | Catch::Aimed(_) => {
                     let program = match &simulator {
                         Some(program) => program,
                         None => simulator.insert(broken.simulator()?),
@@ -67,6 +69,9 @@ impl Mutants {
                     let mut command = Command::new(program);
                     command.args(["--until-failure", "--budget"]).arg(self.budget.to_string());
                     command.arg("--seed").arg(self.seed.to_string());
+                    if let Catch::Aimed(aim) = catch {
+                        command.args(["--aim", aim]);
+                    }
                     command
                 }
                 Catch::Test { package, name } => {

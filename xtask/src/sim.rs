@@ -20,6 +20,9 @@ pub struct Sim {
     /// Virtual seconds with faults
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     time: u64,
+    /// What all seeds are made for, instead of what each draws: halves, alone, pairs, sealed, restarts, drives, clients, zones
+    #[arg(long, value_name = "AIM", conflicts_with = "resume")]
+    aim: Option<String>,
     /// Seeds at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -64,6 +67,9 @@ impl Sim {
         command.arg("--protection").arg(&self.protection);
         command.arg("--time").arg(self.time.to_string());
         command.arg("--jobs").arg(self.jobs.to_string());
+        if let Some(aim) = &self.aim {
+            command.arg("--aim").arg(aim);
+        }
         if let Some(budget) = self.budget {
             command.arg("--budget").arg(budget.to_string());
         }
@@ -90,7 +96,10 @@ impl Sim {
             let text = std::fs::read_to_string(&sum).with_context(|| format!("can't read {}", sum.display()))?;
             let shape = format!("{} nodes, {}, {} s", self.nodes, self.protection, self.time);
             ledger::add(&root, &commit, &shape, &ledger::Sum::parse(&text)?)?;
+            let [within, beyond, failed] =
+                ledger::with_same_protocol(&std::fs::read_to_string(&ledger).unwrap_or_default(), &commit);
             println!("added to {}", ledger.display());
+            println!("on this protocol: {within} passed within P, {beyond} beyond P, {failed} failed");
         }
         Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -231,3 +231,42 @@ fn a_bucket_that_never_trims_is_refused_and_the_others_go_on() {
         assert_eq!(Appending::batch(1, 1, seq + 1, 50_000).to(&server).await, APPENDED);
     });
 }
+
+/// Other drives die, and this one takes part in the journals of more buckets: their tails come here, and each is more than the share
+/// of one bucket among so many.
+#[test]
+fn tails_that_are_more_than_their_share_find_room_and_so_does_what_makes_room() {
+    let time = VirtualTime::new(1);
+    let (handle, media) = (time.handle(), media_of(1 << 30));
+    const LEN: usize = 50_000;
+    const TAIL: u64 = 35;
+    time.block_on(async {
+        format(&media, &handle).await;
+        let server = serve(&media, &handle, 1).await;
+        for seq in 1..=TAIL {
+            for bucket in 1..=4 {
+                assert_eq!(Appending::batch(bucket, 1, seq, LEN).to(&server).await, APPENDED);
+            }
+        }
+        for seq in 1..=TAIL {
+            for bucket in 5..=6 {
+                let adopted = Appending { as_epoch: 2, ..Appending::batch(bucket, 1, seq, LEN) };
+                assert_eq!(adopted.to(&server).await, APPENDED, "{seq} of bucket {bucket}");
+            }
+        }
+        for seq in 1..=6 {
+            for bucket in 1..=6 {
+                let fresh = Appending::batch(bucket, 2, TAIL + seq, LEN);
+                assert_eq!(fresh.to(&server).await, APPENDED, "{seq} of bucket {bucket}");
+            }
+        }
+        let mut seq = TAIL + 7;
+        while Appending::batch(1, 2, seq, LEN).to(&server).await == APPENDED {
+            seq += 1;
+            assert!(seq < 3 * TAIL, "a bucket that never trims is refused");
+        }
+        for seq in 1..=TAIL / 2 {
+            assert_eq!(Appending::batch(7, 2, seq, LEN).to(&server).await, APPENDED, "the others have their share");
+        }
+    });
+}

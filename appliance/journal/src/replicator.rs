@@ -25,6 +25,8 @@ const RECORDS_WITH_ROOT_MAX: usize = 2048;
 /// Records of at most so many bytes may go beyond the quota, by one part in so many of it.
 const SMALL_BYTES: usize = 4096;
 const SPARE_PART: u64 = 8;
+/// Behind an adopted tail there is room for one part in so many of the quota, whatever the tail has taken of it.
+const BEHIND_ADOPTED_PART: u64 = 4;
 
 #[derive(Clone, Debug)]
 pub struct ReplicatorParams {
@@ -71,6 +73,8 @@ pub struct Replicator {
     peers: Vec<Peer>,
     store: Store,
     ledger: Ledger,
+    /// What of the ledger was there when this leader began. It may be more than the quota: former leaders may have had a larger one.
+    adopted_bytes: u64,
     phase: Phase,
     start: EpochStart,
     /// Last adopted sequence.
@@ -109,6 +113,7 @@ impl Replicator {
             tunables: params.tunables,
             peers: Vec::with_capacity(params.drives.len()),
             store: Store::new(first),
+            adopted_bytes: ledger.bytes(),
             ledger,
             phase: Phase::Copying,
             start,
@@ -248,7 +253,9 @@ impl Replicator {
         let room = self.room();
         // What makes room begins with a small record: work that failed again and again must not have used up the place for it.
         let spare = len <= SMALL_BYTES && room.bytes_used == self.ledger.bytes();
-        let limit = room.bytes_quota + if spare { room.bytes_quota / SPARE_PART } else { 0 };
+        // After the death of drives the others serve more buckets, and each has less of them than its former leaders had.
+        let quota = room.bytes_quota.max(self.adopted_bytes + room.bytes_quota / BEHIND_ADOPTED_PART);
+        let limit = quota + if spare { room.bytes_quota / SPARE_PART } else { 0 };
         if room.bytes_used + len as u64 > limit {
             self.failed.clone().map_or(Ok(()), Err)?;
             return Err(LogError::Full);
@@ -471,6 +478,7 @@ impl Replicator {
             self.roots.pop_front();
             self.floor = self.floor.max(floor);
             self.ledger.trim(self.floor);
+            self.adopted_bytes = self.adopted_bytes.min(self.ledger.bytes());
             for peer in &mut self.peers {
                 peer.beat = true;
             }

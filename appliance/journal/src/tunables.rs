@@ -17,7 +17,8 @@ pub struct Tunables {
     /// For how long a recovery that has enough drives waits for the others that seem alive.
     pub grace: Duration,
     /// Records that no root covers yet may take this much; beyond it appends answer `Full`. Roots and epoch starts
-    /// are taken still, and records of up to 4 KiB until it is an eighth more. At most [`Tunables::quota_of`].
+    /// are taken still, and records of up to 4 KiB until it is an eighth more. Behind a tail that a former leader left, a quarter is free
+    /// whatever that takes. At most [`Tunables::quota_of`].
     pub quota_bytes: u64,
     /// Acknowledged records are kept in memory for drives that lag up to this much, then those drives get a hole.
     pub backlog_bytes_max: u64,
@@ -60,8 +61,9 @@ impl Tunables {
     }
 
     /// What a drive guarantees each of `buckets` whose ensembles it is in, if its ring holds `ring_bytes` of live
-    /// records (`DriveStat::ring_bytes`): from half of the ring on it takes from a bucket only its share. A quota beyond
-    /// that may leave batches refused in front of the root that would make room.
+    /// records (`DriveStat::ring_bytes`): from half of the ring on it takes from a bucket only its share (twice that behind
+    /// what former leaders left: their share was larger, if drives died since). A quota beyond that may leave batches refused in
+    /// front of the root that would make room.
     pub fn quota_of(ring_bytes: u64, buckets: u64) -> u64 {
         (ring_bytes / 2 / buckets.max(1)).max(RECORD_BYTES_MAX as u64)
     }

@@ -317,7 +317,8 @@ impl Namespace {
     }
 
     /// Puts the end of an inode into the batch: gone at once, or an orphan while someone has it open or it has data
-    /// elsewhere. Answers whether the rest of its data is to be removed in the background.
+    /// elsewhere. Answers whether the rest of it is to be removed in the background: if someone has it open, that does nothing, unless
+    /// it is closed before the batch is in the index, and so before whoever closes it can see that it has no name.
     pub(crate) fn drop_link(
         self: &Rc<Self>,
         call: &Call,
@@ -341,6 +342,6 @@ impl Namespace {
         }
         batch.put(inode_key(call.fs, number), weft_wire::encode(&inode));
         batch.put(orphan_key(call.fs, number), Bytes::new());
-        !open
+        true
     }
 }

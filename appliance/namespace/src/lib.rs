@@ -47,7 +47,7 @@ use weft_transport::rpc::Network;
 use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
 use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest, Space};
 use weft_wire::map::Map;
-use weft_wire::{FsId, InodeId};
+use weft_wire::{ClientId, FsId, InodeId};
 
 /// For how long a request waits for something that others must finish first, when its client can as well come again.
 const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(1);
@@ -72,6 +72,8 @@ pub struct Context {
     pub map: Rc<dyn Fn() -> Option<Rc<Map>>>,
     /// To the leaders of other buckets.
     pub network: Rc<dyn Network>,
+    /// Asks the managers for a map in which the client is fenced.
+    pub fence: Rc<dyn Fn(ClientId)>,
     pub tunables: Tunables,
 }
 

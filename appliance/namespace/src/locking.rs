@@ -125,6 +125,10 @@ impl Namespace {
         lock.start <= lock.end && self.locking.borrow_mut().locks.set(target, owner, lock, None) == Taken::Granted
     }
 
+    pub(crate) fn has_locks(&self, client: ClientId) -> bool {
+        self.locking.borrow().locks.holds(client)
+    }
+
     pub(crate) fn drop_locks(&self, client: ClientId) {
         let mut locking = self.locking.borrow_mut();
         for id in locking.locks.drop_client(client) {

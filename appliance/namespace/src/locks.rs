@@ -142,6 +142,11 @@ impl Locks {
         self.tidy(waiter.target);
     }
 
+    /// Whether the client has any.
+    pub fn holds(&self, client: ClientId) -> bool {
+        self.files.values().any(|file| file.held.iter().any(|held| held.owner.client == client))
+    }
+
     /// Gives back everything of a client. Answers its waiters.
     pub fn drop_client(&mut self, client: ClientId) -> Vec<u64> {
         let waiting: Vec<u64> =

@@ -2,8 +2,10 @@
 //!
 //! Held things live in memory. Which clients hold any is journalled before the first is given, so that a new leader
 //! knows whom to wait for: until each of them has told again what it holds, or [`GRACE`] has passed, it grants no locks
-//! and removes nothing that may be open. A client loses everything when the map fences or drops it, or when it has been
-//! silent for [`SESSION_SECONDS_MAX`], also if it died before it renewed for the first time.
+//! and removes nothing that may be open. A client loses everything when the map fences or drops it, and what it has open when it has
+//! been silent for [`SESSION_SECONDS_MAX`], also if it died before it renewed for the first time.
+//!
+//! Who has, or may have, locks is fenced first: it might live, reach other leaders, and write what it believes to have locked.
 
 use crate::inode::holder_key;
 use crate::locks::Owner;
@@ -19,8 +21,14 @@ use weft_wire::fs::{FsError, FsReply, Holds};
 use weft_wire::limits::SESSION_SECONDS_MAX;
 use weft_wire::{ClientId, FsId};
 
-/// How long a new leader waits for clients to tell what they hold.
+/// How long a new leader waits for clients to tell what they have open. Those that may have locks are waited for until they are fenced.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a client may be silent.
+const SILENT_MAX: Duration = Duration::from_secs(SESSION_SECONDS_MAX);
+/// A fence is asked for again: there may be no quorum of managers.
+const FENCE_EVERY: Duration = Duration::from_secs(5);
+/// When this leader has heard of a fence, the others have within so long, or are taken for dead.
+const FENCE_SETTLES: Duration = Duration::from_secs(2);
 /// How often those who hold something are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,8 +54,25 @@ pub struct Sessions {
     listed: BTreeMap<ClientId, Listed>,
     /// Clients of the former leader that have not told yet what they hold.
     awaited: BTreeMap<ClientId, Listed>,
-    grace_until: Option<Instant>,
+    /// When this leader began to wait for them.
+    awaits_since: Option<Instant>,
+    /// Clients with locks that must not be served any more.
+    fences: BTreeMap<ClientId, Fence>,
     pub changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fence {
+    Asked(Instant),
+    /// It is in the map.
+    Stands(Instant),
+}
+
+/// What the map says of a client.
+enum Standing {
+    Known,
+    Fenced,
+    Removed,
 }
 
 impl Sessions {
@@ -85,7 +110,7 @@ impl Namespace {
             sessions.listed.insert(client, listed);
             sessions.awaited.insert(client, listed);
         }
-        sessions.grace_until = Some(self.bucket.handle().now() + GRACE);
+        sessions.awaits_since = Some(self.bucket.handle().now());
         Ok(())
     }
 
@@ -157,6 +182,7 @@ impl Namespace {
             let mut sessions = self.sessions.borrow_mut();
             sessions.sessions.remove(&client);
             sessions.awaited.remove(&client);
+            sessions.fences.remove(&client);
         }
         let closed = self.opens.borrow_mut().drop_client(client);
         self.drop_locks(client);
@@ -193,25 +219,73 @@ impl Namespace {
         Ok(())
     }
 
-    /// The map has fenced or dropped the client. A map that is older than the client says nothing about it.
+    /// A map that is older than the client says nothing about it.
+    fn standing(&self, client: ClientId) -> Standing {
+        let Some(map) = (self.context.map)() else { return Standing::Known };
+        match map.clients.get(&client) {
+            Some(listed) if listed.fenced => Standing::Fenced,
+            None if client < map.next_client => Standing::Removed,
+            _ => Standing::Known,
+        }
+    }
+
     fn is_gone(&self, client: ClientId) -> bool {
-        (self.context.map)().is_some_and(|map| match map.clients.get(&client) {
-            Some(listed) => listed.fenced,
-            None => client < map.next_client,
-        })
+        !matches!(self.standing(client), Standing::Known)
     }
 
     /// Clients that are gone, and those that are silent for too long.
-    fn ended(&self, now: Instant) -> Vec<ClientId> {
-        let silent = Duration::from_secs(SESSION_SECONDS_MAX);
+    fn ended(&self, now: Instant) -> BTreeSet<ClientId> {
         let mut known: BTreeSet<ClientId> = self.results.clients().into_iter().collect();
         let sessions = self.sessions.borrow();
         known.extend(sessions.sessions.keys().chain(sessions.listed.keys()));
         let ended = |client: &ClientId| {
             let heard = sessions.sessions.get(client);
-            heard.is_some_and(|heard| now.since(*heard) > silent) || self.is_gone(*client)
+            heard.is_some_and(|heard| now.since(*heard) > SILENT_MAX) || self.is_gone(*client)
         };
         known.into_iter().filter(ended).collect()
+    }
+
+    /// Those who held something when this leader began, and have not told for too long what it was.
+    fn late(&self, now: Instant) -> Vec<ClientId> {
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(waited) = sessions.awaits_since.map(|since| now.since(since)) else { return Vec::new() };
+        let awaited = sessions.awaited.iter();
+        let late: Vec<(ClientId, Listed)> = awaited
+            .filter(|(_, listed)| waited >= if listed.locks { SILENT_MAX } else { GRACE })
+            .map(|(client, listed)| (*client, *listed))
+            .collect();
+        for (client, _) in late.iter().filter(|(_, listed)| !listed.locks) {
+            tracing::warn!(bucket = %self.bucket.id(), %client, "it has not told what it has open");
+            sessions.awaited.remove(client);
+        }
+        // Those who were not heard at all are gone: the next leader need not wait for them again.
+        let ends = |(client, listed): &(ClientId, Listed)| listed.locks || !sessions.sessions.contains_key(client);
+        late.into_iter().filter(ends).map(|(client, _)| client).collect()
+    }
+
+    /// Whether nobody serves the client any more, if it has locks, or may have: others get them next.
+    fn lets_go(&self, client: ClientId, now: Instant) -> bool {
+        let mut sessions = self.sessions.borrow_mut();
+        let may_have = sessions.awaited.get(&client).is_some_and(|listed| listed.locks);
+        if !may_have && !self.has_locks(client) {
+            return true;
+        }
+        let fence = sessions.fences.get(&client).copied();
+        match (self.standing(client), fence) {
+            (Standing::Removed, _) => true,
+            (Standing::Fenced, Some(Fence::Stands(since))) => now.since(since) >= FENCE_SETTLES,
+            (Standing::Fenced, _) => {
+                sessions.fences.insert(client, Fence::Stands(now));
+                false
+            }
+            (Standing::Known, Some(Fence::Asked(at))) if now.since(at) < FENCE_EVERY => false,
+            (Standing::Known, _) => {
+                sessions.fences.insert(client, Fence::Asked(now));
+                tracing::warn!(bucket = %self.bucket.id(), %client, "it is silent and has locks here: it is to be fenced");
+                (self.context.fence)(client);
+                false
+            }
+        }
     }
 
     fn holds_anything(&self) -> bool {
@@ -223,20 +297,9 @@ impl Namespace {
     pub(crate) async fn end_sessions(self: &Rc<Self>) -> Result<(), BucketError> {
         let now = self.bucket.handle().now();
         let mut ended = self.ended(now);
-        let over = self.sessions.borrow().grace_until.is_some_and(|until| now >= until);
-        if over {
-            let late = {
-                let mut sessions = self.sessions.borrow_mut();
-                sessions.grace_until = None;
-                std::mem::take(&mut sessions.awaited)
-            };
-            if !late.is_empty() {
-                tracing::warn!(bucket = %self.bucket.id(), "some clients have not told what they hold");
-            }
-            // Those who were not heard at all are gone: the next leader need not wait for them again.
-            let unheard = |client: &ClientId| !self.sessions.borrow().sessions.contains_key(client);
-            ended.extend(late.into_keys().filter(unheard));
-        }
+        ended.extend(self.late(now));
+        ended.retain(|client| self.lets_go(*client, now));
+        let ended: Vec<ClientId> = ended.into_iter().collect();
         for client in &ended {
             self.end_session(*client);
         }

@@ -14,7 +14,7 @@ use weft_reactor::{Handle, Task};
 use weft_transport::rpc::{Network, Request, Response, handler};
 use weft_wire::bucket::{ParticipantReply, ParticipantRequest};
 use weft_wire::fs::{FsError, FsOp, FsReply, FsRequest};
-use weft_wire::limits::{BLOCK_BYTES, RECORD_BYTES_MAX};
+use weft_wire::limits::BLOCK_BYTES;
 use weft_wire::manager::Proposal;
 use weft_wire::map::{FilesystemState, Map, State};
 use weft_wire::{BucketId, ClientId, CoreId, DriveId, Epoch, FsId, Incarnation, NodeId, Service, Uuid, decode, encode};
@@ -221,10 +221,11 @@ impl Leads {
         let opened = Bucket::open(params, Rc::clone(&self.0.network), self.0.handle.clone(), progress).await;
         let namespace = match opened {
             Ok(bucket) => {
-                let map = self.0.map.clone();
+                let (map, propose) = (self.0.map.clone(), Rc::clone(&self.0.propose));
                 let context = Context {
                     map: Rc::new(move || map.get()),
                     network: Rc::clone(&self.0.network),
+                    fence: Rc::new(move |client| propose(Proposal::FenceClient { client })),
                     tunables: self.0.tunables.namespace,
                 };
                 Namespace::open(bucket, context).await
@@ -570,8 +571,8 @@ fn zone_rows(map: &Map, bucket: &weft_wire::map::Bucket) -> u32 {
     zones.min().unwrap_or(0).div_ceil(BLOCK_BYTES as u64).min(u64::from(u32::MAX)) as u32
 }
 
-/// A journal may hold as much as each drive of its ensembles takes of it however full the others' journals are. Beyond
-/// that, a new leader could find no room for the copies without which it can't begin, and so never trim.
+/// A journal may hold as much as each drive of its ensembles takes of it however full the others' journals are. What former leaders
+/// left may be more: the deaths of drives leave less of the others to each bucket.
 fn journal_tunables(
     map: &Map,
     bucket: &weft_wire::map::Bucket,
@@ -583,9 +584,9 @@ fn journal_tunables(
         let holds =
             |bucket: &&weft_wire::map::Bucket| bucket.ensembles.iter().any(|ensemble| ensemble.drives.contains(id));
         let buckets = map.buckets.iter().filter(holds).count().max(1) as u64;
-        Some(geometry.ring_live_bytes_max() / 2 / buckets)
+        Some(weft_journal::Tunables::quota_of(geometry.ring_live_bytes_max(), buckets))
     });
-    let share = shares.min().unwrap_or(tunables.quota_bytes).max(RECORD_BYTES_MAX as u64);
+    let share = shares.min().unwrap_or(tunables.quota_bytes);
     weft_journal::Tunables { quota_bytes: share.min(tunables.quota_bytes), ..tunables }
 }
 

@@ -143,6 +143,11 @@ impl Client {
         Rc::clone(self.windows.borrow_mut().entry(bucket).or_insert_with(Window::new))
     }
 
+    /// The cluster serves it no more: it was silent for too long while it had locks.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.get()
+    }
+
     pub(crate) fn check_fenced(&self) -> Result<(), Errno> {
         if self.fenced.get() { Err(Errno::ESTALE) } else { Ok(()) }
     }

@@ -8,8 +8,8 @@ use crate::client::{Client, unexpected};
 use crate::errno::Errno;
 use crate::request::{Effect, Failure};
 use crate::tunables::{
-    AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATION_AGE_MAX, GENERATION_USED_MAX, GENERATIONS_MAX, PARALLEL_MAX,
-    PUNCH_SLABS_MAX, SLABS_ASKED_MAX, STAT_LOOKS_MAX,
+    AGAIN_FIRST, AGAIN_MOST, APPEND_BYTES_MAX, GENERATION_AGE_MAX, GENERATION_USED_MAX, GENERATIONS_MAX, OPENS_COUNT,
+    PARALLEL_MAX, PUNCH_SLABS_MAX, SLABS_ASKED_MAX, STAT_LOOKS_MAX,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,12 +149,17 @@ impl Client {
             return Ok(parts);
         }
         // The size is asked along with the data: what was written before this read began is in both answers.
-        let asked_at = self.handle.now();
-        let reads = join_all(pieces(offset..end).map(|piece| self.read_slab(inode, piece, None)));
-        let (attr, found) = join(self.getattr(inode), reads).await;
-        let attr = attr?;
-        self.learn_size(&attr, asked_at);
-        let size = attr.size_bytes;
+        let (size, found) = loop {
+            let asked_at = self.handle.now();
+            let reads = join_all(pieces(offset..end).map(|piece| self.read_slab(inode, piece, None)));
+            let (attr, found) = join(self.getattr(inode), reads).await;
+            let attr = attr?;
+            self.learn_size(&attr, asked_at);
+            // After a longer silence this client's opens may be forgotten, and the file be gone: that would read as zeros.
+            if self.handle.now().since(asked_at) < OPENS_COUNT {
+                break (attr.size_bytes, found);
+            }
+        };
         let mut parts = Vec::with_capacity(found.len());
         for (piece, data) in pieces(offset..end).zip(found) {
             if piece.start >= size {

@@ -21,13 +21,20 @@ pub(crate) struct Held {
     /// An inode of each bucket that lists this client among those who may hold something: a new leader waits for its word,
     /// also if that is that it holds nothing.
     listed: RefCell<BTreeMap<BucketId, InodeId>>,
+    /// Buckets whose present leader has not heard it yet.
+    untold: RefCell<BTreeSet<BucketId>>,
     /// Taken while a leader is told: what is given back meanwhile is given back after it.
     pub telling: Mutex<()>,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { locks: RefCell::default(), listed: RefCell::default(), telling: Mutex::new(()) }
+        Self {
+            locks: RefCell::default(),
+            listed: RefCell::default(),
+            untold: RefCell::default(),
+            telling: Mutex::new(()),
+        }
     }
 }
 
@@ -82,17 +89,20 @@ impl Client {
         }
     }
 
-    async fn renew_at(&self, inode: InodeId, holds: Option<Holds>) -> bool {
+    /// Whether the leader wants to hear all. `None`: it doesn't answer.
+    async fn renew_at(&self, inode: InodeId, holds: Option<Holds>) -> Option<bool> {
         let renewal = self.ask(inode.position(), FsOp::Renew { holds });
         match self.handle.timeout(RENEW_TIMEOUT, renewal).await {
-            Ok(Ok((FsReply::Renewed { reassert }, _))) => reassert,
-            _ => false,
+            Ok(Ok((FsReply::Renewed { reassert }, _))) => Some(reassert),
+            _ => None,
         }
     }
 
-    /// Tells the leader of each of the buckets what this client holds there, or that it is nothing any more.
+    /// Tells the leader of each of the buckets what this client holds there, or that it is nothing any more. Who could not be told is told with
+    /// the next renewal.
     pub(crate) async fn tell_holds(&self, buckets: &BTreeSet<BucketId>) {
         let listed = self.held.listed.borrow().clone();
+        self.held.untold.borrow_mut().extend(listed.keys().filter(|bucket| buckets.contains(bucket)));
         let told =
             listed.into_iter().filter(|(bucket, _)| buckets.contains(bucket)).map(|(bucket, inode)| async move {
                 // Opens first, each in its turn with releases; the locks end it.
@@ -100,17 +110,20 @@ impl Client {
                 let _telling = self.held.telling.lock().await;
                 let Some(map) = self.follower.map() else { return };
                 let locks = self.held.of_bucket(&map, bucket);
-                self.renew_at(inode, Some(Holds { opens: Vec::new(), locks })).await;
+                if self.renew_at(inode, Some(Holds { opens: Vec::new(), locks })).await.is_some() {
+                    self.held.untold.borrow_mut().remove(&bucket);
+                }
             });
         join_all(told).await;
     }
 
     async fn renew(&self) {
         let renewals = self.holds_at().into_iter().map(|(bucket, inode)| async move {
-            let reassert = self.renew_at(inode, None).await;
+            let reassert = self.renew_at(inode, None).await == Some(true);
             reassert.then_some(bucket)
         });
-        let forgotten: BTreeSet<BucketId> = join_all(renewals).await.into_iter().flatten().collect();
+        let mut forgotten: BTreeSet<BucketId> = join_all(renewals).await.into_iter().flatten().collect();
+        forgotten.extend(self.held.untold.borrow().iter());
         if !forgotten.is_empty() {
             self.tell_holds(&forgotten).await;
         }

@@ -1,6 +1,7 @@
 //! All numbers that shape how a client takes its time.
 
 use std::time::Duration;
+use weft_wire::limits::SESSION_SECONDS_MAX;
 
 /// One call to a leader; longer, and it is made again with the same number.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +37,9 @@ pub const WAIT_LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// How old the answer to statfs may be.
 pub const STATFS_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// For so long after a leader answered, what was open there is: it counts the silence by a clock of its own.
+pub const OPENS_COUNT: Duration = Duration::from_secs(SESSION_SECONDS_MAX * 3 / 4);
 
 /// Of one append; larger ones are several.
 pub const APPEND_BYTES_MAX: usize = 1 << 20;

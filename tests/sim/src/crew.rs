@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use weft_reactor::Random;
+use weft_wire::ClientId;
 use weft_wire::limits::SESSION_SECONDS_MAX;
 
 /// Until a leader looks again at who is silent, by a clock that may be slow.
@@ -73,7 +74,7 @@ impl Crew {
 
     fn hand(&self, client: Rc<weft_client::Client>) -> Hand {
         let index = self.numbers.replace(self.numbers.get() + 1);
-        Hand { index, client, shared: Rc::clone(&self.shared), working: Rc::default() }
+        Hand { index, client, shared: Rc::clone(&self.shared), working: Rc::default(), lost: Rc::default() }
     }
 
     /// A client that sees what is there, and does nothing by itself.
@@ -111,12 +112,30 @@ impl Crew {
         let begin = async move {
             // One that finds no cluster has nothing to do.
             let Ok(client) = connecting.await else { return };
-            let hand = Hand { index: numbers.replace(numbers.get() + 1), client, shared, working: Rc::default() };
+            let hand = Hand {
+                index: numbers.replace(numbers.get() + 1),
+                client,
+                shared,
+                working: Rc::default(),
+                lost: Rc::default(),
+            };
             set_to_work(handle, &hand, &seeds);
             hands.borrow_mut().push((process, hand));
         };
         fresh.handle().spawn("begin", begin).detach();
         fresh.poke();
+    }
+
+    /// Clients that the cluster has cut off end, before others get what they held, and new ones begin in their places.
+    pub fn replace_silent(&mut self, world: &mut World, random: &mut Random) {
+        let maps: Vec<_> = world.nodes.iter().filter_map(|machine| machine.node()?.map_watch()?.get()).collect();
+        let is_fenced = |client: ClientId| maps.iter().any(|map| map.clients.get(&client).is_some_and(|it| it.fenced));
+        let hands = self.hands();
+        let ends = |hand: &Hand| is_fenced(hand.client.id()) || hand.lost.get();
+        for (process, _) in hands.into_iter().filter(|(_, hand)| ends(hand)) {
+            world.trace.note(&format!("client {process} was silent for too long"));
+            self.client_dies(world, process, random);
+        }
     }
 
     /// Waits until what dead clients held must be free.

@@ -29,6 +29,16 @@ pub struct FaultOptions {
     pub beyond: bool,
     /// Partitions are often between two nodes, which all others reach.
     pub pairs: bool,
+    /// And so are some that are counted apart.
+    pub pair_cuts: bool,
+    /// The cluster falls in two halves, each with clients of its own. Some nodes are reached by both.
+    pub halves: bool,
+    /// A node reaches one other alone, and then both lose power.
+    pub alone: bool,
+    /// Clients don't reach some nodes, or any, for long.
+    pub client_cuts: bool,
+    /// Leaders are replaced, and a drive that was sealed for it restarts.
+    pub sealed: bool,
     /// Between two faults, on average.
     pub every: Duration,
 }
@@ -45,9 +55,37 @@ enum Kind {
     Hang,
     FailingDrives,
     ClientDeath,
+    PairCut,
+    Halves,
+    Alone,
+    Sealed,
+    ClientCut,
 }
 
 impl FaultOptions {
+    pub fn none(every: Duration) -> Self {
+        Self {
+            network: false,
+            crashes: false,
+            power_loss_of_all: false,
+            corruption: false,
+            bad_writes: false,
+            slow_drives: false,
+            hangs: false,
+            failing_drives: false,
+            client_deaths: false,
+            long: false,
+            beyond: false,
+            pairs: false,
+            pair_cuts: false,
+            halves: false,
+            alone: false,
+            client_cuts: false,
+            sealed: false,
+            every,
+        }
+    }
+
     /// The kinds, and how often each strikes.
     fn kinds(&self) -> Vec<(Kind, u64)> {
         let all = [
@@ -61,6 +99,11 @@ impl FaultOptions {
             (self.client_deaths, Kind::ClientDeath, 8),
             (self.hangs, Kind::Hang, 15),
             (self.failing_drives, Kind::FailingDrives, 15),
+            (self.pair_cuts, Kind::PairCut, 40),
+            (self.halves, Kind::Halves, 40),
+            (self.alone, Kind::Alone, 40),
+            (self.sealed, Kind::Sealed, 40),
+            (self.client_cuts, Kind::ClientCut, 40),
         ];
         all.into_iter().filter(|(on, ..)| *on).map(|(_, kind, weight)| (kind, weight)).collect()
     }
@@ -77,6 +120,20 @@ const DOWN_LONG_MAX: Duration = Duration::from_secs(40);
 const PARTITION_MAX: Duration = Duration::from_secs(3);
 /// Participants of a transaction ask for its outcome after a second.
 const PAIR_CUT_MIN: Duration = Duration::from_millis(1100);
+/// How long the cluster is in two halves, and how long a node reaches one other alone, at most; those two stay down until
+/// others do their work.
+const HALVES_MAX: Duration = Duration::from_secs(5);
+const ALONE_MAX: Duration = Duration::from_millis(1500);
+/// Longer than a client may be silent.
+const CLIENT_CUT_MAX: Duration = Duration::from_secs(45);
+const DOWN_ALONE_MIN: Duration = Duration::from_secs(2);
+/// After a node is taken for dead, drives are sealed, and the next leader writes to them, within so long.
+const SEALED_MAX: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const SEAL_CUT: Duration = Duration::from_secs(6);
+const RESTARTED_MAX: Duration = Duration::from_millis(50);
+/// Of nodes and clients, those that both halves reach.
+const BETWEEN_SHARE: f64 = 0.2;
 const SLOW_MAX: Duration = Duration::from_secs(5);
 /// What a slow drive needs more for each operation, at most.
 const DELAY_MAX: Duration = Duration::from_millis(50);
@@ -89,6 +146,25 @@ const DEATHS_MAX: u32 = 3;
 /// How long drives pretend, and how long all was well before.
 const PRETENCE: Duration = Duration::from_secs(3);
 
+/// How a node will go down.
+#[derive(Clone, Copy, Debug)]
+struct Doom {
+    node: usize,
+    loses_power: bool,
+    down_min: Duration,
+    down_max: Duration,
+}
+
+/// A node goes down soon after others are taken for dead.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    doom: Doom,
+    /// One of those others.
+    cut_off: usize,
+    look_at: Instant,
+    until: Instant,
+}
+
 pub struct Faults {
     options: FaultOptions,
     random: Random,
@@ -99,6 +175,9 @@ pub struct Faults {
     partitions: Vec<(PartitionId, Instant)>,
     /// Nodes with slow drives, and until when.
     slow: Vec<(usize, Instant)>,
+    /// Nodes that will go down, and when.
+    doomed: Vec<(Doom, Instant)>,
+    watch: Option<Watch>,
     rough: bool,
     /// When something last happened that holds up answers for a while.
     disturbed: Instant,
@@ -131,6 +210,8 @@ impl Faults {
             down: Vec::new(),
             partitions: Vec::new(),
             slow: Vec::new(),
+            doomed: Vec::new(),
+            watch: None,
             rough: false,
             disturbed: world.now(),
             victims,
@@ -151,7 +232,9 @@ impl Faults {
         let down = self.down.iter().map(|(_, until)| *until);
         let partitions = self.partitions.iter().map(|(_, until)| *until);
         let slow = self.slow.iter().map(|(_, until)| *until);
-        down.chain(partitions).chain(slow).chain([self.next]).min().unwrap_or(self.next)
+        let doomed = self.doomed.iter().map(|(_, when)| *when);
+        let look_at = self.watch.iter().map(|watch| watch.look_at);
+        down.chain(partitions).chain(slow).chain(doomed).chain(look_at).chain([self.next]).min().unwrap_or(self.next)
     }
 
     /// Since when nothing holds up answers, if that is so: no more nodes are down than may be.
@@ -193,6 +276,13 @@ impl Faults {
         }
         for node in take_due(&mut self.slow, now) {
             set_delay(world, node, Duration::ZERO);
+        }
+        self.watch_the_cut_off(world);
+        for Doom { node, loses_power, down_min, down_max } in take_due(&mut self.doomed, now) {
+            let crash = if loses_power { Crash::PowerLoss(self.keeps()) } else { Crash::Kill };
+            let until = now + between(&mut self.random, down_min, down_max);
+            world.crash_node(node, crash);
+            self.down.push((node, until));
         }
         let healed = take_due(&mut self.partitions, now);
         if !started.is_empty() || !healed.is_empty() {
@@ -265,6 +355,11 @@ impl Faults {
                 return Some(self.random.below(world.clients.len() as u64) as usize);
             }
             Kind::ClientDeath => {}
+            Kind::PairCut => self.cut_pair(world),
+            Kind::Halves => self.cut_in_halves(world),
+            Kind::Alone => self.leave_alone(world),
+            Kind::Sealed => self.cut_at_a_seal(world),
+            Kind::ClientCut => self.cut_client(world),
         }
         None
     }
@@ -351,6 +446,109 @@ impl Faults {
         let (one, other) = (vec![node_addr(one as usize)], vec![node_addr(other as usize)]);
         self.partitions.push((world.net.partition(one.clone(), other.clone()), until));
         self.partitions.push((world.net.partition(other, one), until));
+    }
+
+    /// Two sides that don't reach each other, and what lies between them.
+    fn cut_in_halves(&mut self, world: &mut World) {
+        if !self.partitions.is_empty() {
+            return;
+        }
+        let nodes = (0..world.nodes.len()).map(node_addr);
+        let clients = (0..world.clients.len()).map(client_addr);
+        let mut sides = [Vec::new(), Vec::new()];
+        for addr in nodes.chain(clients) {
+            let side = self.random.below(2) as usize;
+            if !self.random.chance(BETWEEN_SHARE) {
+                sides.get_mut(side).into_iter().for_each(|side| side.push(addr));
+            }
+        }
+        let [one, other] = sides;
+        let until = world.now() + between(&mut self.random, Duration::from_millis(1), HALVES_MAX);
+        world.trace.note(&format!("{one:?} and {other:?} don't reach each other"));
+        self.partitions.push((world.net.partition(one.clone(), other.clone()), until));
+        self.partitions.push((world.net.partition(other, one), until));
+    }
+
+    fn cut_client(&mut self, world: &mut World) {
+        let client = self.random.below(world.clients.len() as u64) as usize;
+        let nodes: Vec<SocketAddr> =
+            (0..world.nodes.len()).map(node_addr).filter(|_| self.random.chance(0.8)).collect();
+        let until = world.now() + between(&mut self.random, Duration::from_secs(1), CLIENT_CUT_MAX);
+        world.trace.note(&format!("client {client} and {nodes:?} don't reach each other"));
+        self.partitions.push((world.net.partition(vec![client_addr(client)], nodes.clone()), until));
+        self.partitions.push((world.net.partition(nodes, vec![client_addr(client)]), until));
+    }
+
+    /// A node reaches one other and the clients, until both go down.
+    fn leave_alone(&mut self, world: &mut World) {
+        let Some((node, other)) =
+            self.next_down(world).zip(self.next_down(world)).filter(|(node, other)| node != other)
+        else {
+            return;
+        };
+        if self.down.len() + self.reserved + 2 > self.parity || !self.doomed.is_empty() {
+            return;
+        }
+        let rest =
+            (0..world.nodes.len()).filter(|index| ![node, other].contains(index)).map(node_addr).collect::<Vec<_>>();
+        let until = world.now() + between(&mut self.random, Duration::from_millis(1), ALONE_MAX);
+        world.trace.note(&format!("node {node} reaches node {other} alone, and then both lose power"));
+        self.partitions.push((world.net.partition(vec![node_addr(node)], rest.clone()), until));
+        self.partitions.push((world.net.partition(rest, vec![node_addr(node)]), until));
+        let doom = |node| Doom { node, loses_power: true, down_min: DOWN_ALONE_MIN, down_max: DOWN_MAX };
+        self.doomed.extend([(doom(node), until), (doom(other), until)]);
+    }
+
+    fn watch_the_cut_off(&mut self, world: &World) {
+        let now = world.now();
+        let Some(watch) = self.watch.as_mut().filter(|watch| watch.look_at <= now) else { return };
+        watch.look_at = now + LOOK_EVERY;
+        let name = format!("node{}", watch.cut_off);
+        let nodes = world.nodes.iter().filter_map(|machine| machine.node()?.status().cluster);
+        let is_away =
+            nodes.into_iter().any(|cluster| cluster.nodes.iter().any(|node| node.name == name && node.state == "away"));
+        if is_away {
+            self.doomed.push((watch.doom, now + between(&mut self.random, Duration::ZERO, SEALED_MAX)));
+        }
+        if is_away || watch.until <= now {
+            self.watch = None;
+        }
+    }
+
+    /// Two nodes and some clients are cut off. All others are, too, from them, but one node that serves both sides: about when
+    /// leaders are replaced its process ends, and is back at once. All drives are slow, so that this takes a while.
+    fn cut_at_a_seal(&mut self, world: &mut World) {
+        let mut nodes: Vec<usize> = (0..world.nodes.len()).collect();
+        let mut take = |random: &mut Random| nodes.swap_remove(random.below(nodes.len() as u64) as usize);
+        let cut_off = [(); 2].map(|()| take(&mut self.random));
+        let between_both = take(&mut self.random);
+        let may_end = !self.down.iter().any(|(node, _)| *node == between_both) && self.down.len() < self.parity;
+        if !may_end || !self.doomed.is_empty() || self.watch.is_some() || !self.partitions.is_empty() {
+            return;
+        }
+        let clients = (0..world.clients.len()).map(client_addr).filter(|_| self.random.chance(0.5)).collect::<Vec<_>>();
+        let others: Vec<SocketAddr> = nodes.into_iter().map(node_addr).collect();
+        let side: Vec<SocketAddr> = cut_off.into_iter().map(node_addr).chain(clients.clone()).collect();
+        world.trace.note(&format!("{side:?} reach {between_both} alone, which restarts"));
+        let now = world.now();
+        let until = now + SEAL_CUT;
+        let between_both_addr = vec![node_addr(between_both)];
+        for (one, other) in [(side, others), (clients, between_both_addr)] {
+            self.partitions.push((world.net.partition(one.clone(), other.clone()), until));
+            self.partitions.push((world.net.partition(other, one), until));
+        }
+        for node in 0..world.nodes.len() {
+            set_delay(world, node, between(&mut self.random, DELAY_MAX / 5, DELAY_MAX));
+            self.slow.push((node, now + SEAL_CUT / 2));
+        }
+        let doom = Doom {
+            node: between_both,
+            loses_power: false,
+            down_min: Duration::from_millis(1),
+            down_max: RESTARTED_MAX,
+        };
+        let [cut_off, _] = cut_off;
+        self.watch = Some(Watch { doom, cut_off, look_at: now, until });
     }
 
     fn partition(&mut self, world: &mut World) {
@@ -461,6 +659,8 @@ impl Faults {
             world.bring_back(node);
         }
         self.partitions.clear();
+        self.doomed.clear();
+        self.watch = None;
         for (node, _) in std::mem::take(&mut self.slow) {
             set_delay(world, node, Duration::ZERO);
         }

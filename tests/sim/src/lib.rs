@@ -5,6 +5,7 @@
 //! heals everything, reads everything back and has [`oracle`] explain each answer.
 #![forbid(unsafe_code)]
 
+pub mod aims;
 mod calm;
 pub mod cluster;
 pub mod creates;

@@ -1,9 +1,10 @@
 //! `weft-sim`: runs seeds, each in a process of its own, so that one that never ends, or takes all memory, is only one.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use std::process::ExitCode;
 use std::time::Duration;
+use weft_sim::aims::Aim;
 use weft_sim::creates;
 use weft_sim::many::{self, Many};
 use weft_sim::run::{RunOptions, run};
@@ -29,7 +30,7 @@ struct Arguments {
     /// median of their CPU seconds
     #[arg(long, value_name = "FILE")]
     sum: Option<std::path::PathBuf>,
-    /// Seeds that are run before all others, one a line
+    /// Seeds that are run before all others, one a line, some with an aim behind it
     #[arg(long, value_name = "FILE")]
     seeds: Option<std::path::PathBuf>,
     #[arg(long, default_value_t = 6)]
@@ -48,6 +49,9 @@ struct Arguments {
     /// Virtual seconds with faults
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     time: u64,
+    /// What all seeds are made for, instead of what each draws
+    #[arg(long, value_name = "AIM")]
+    aim: Option<Aim>,
     /// Processes at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -61,6 +65,12 @@ fn main() -> ExitCode {
     weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     let arguments = Arguments::parse();
     if arguments.runs != 1 || arguments.budget.is_some() || arguments.seeds.is_some() || arguments.sum.is_some() {
+        let mut shape = vec![
+            format!("--nodes={}", arguments.nodes),
+            format!("--protection={}", arguments.protection),
+            format!("--time={}", arguments.time),
+        ];
+        shape.extend(arguments.aim.and_then(|aim| Some(format!("--aim={}", aim.to_possible_value()?.get_name()))));
         let many = Many {
             seed: arguments.seed,
             runs: arguments.runs,
@@ -69,11 +79,7 @@ fn main() -> ExitCode {
             sum: arguments.sum,
             seeds: arguments.seeds,
             jobs: arguments.jobs.max(1),
-            shape: vec![
-                format!("--nodes={}", arguments.nodes),
-                format!("--protection={}", arguments.protection),
-                format!("--time={}", arguments.time),
-            ],
+            shape,
         };
         return match many::run(&many) {
             Ok(sum) if sum.failed == 0 => ExitCode::SUCCESS,
@@ -110,6 +116,7 @@ fn main() -> ExitCode {
         protection: arguments.protection,
         time: Duration::from_secs(arguments.time),
         print: arguments.verbose,
+        aim: arguments.aim,
         ..RunOptions::new(arguments.seed)
     };
     match run(&options) {

@@ -46,8 +46,20 @@ impl Sum {
     }
 }
 
-struct Running {
+/// A seed of a list, and what it is made for there.
+struct Known {
     seed: u64,
+    aim: Option<String>,
+}
+
+/// A seed with the arguments that it was given.
+struct Run {
+    seed: u64,
+    shape: Vec<String>,
+}
+
+struct Running {
+    run: Run,
     child: Child,
     /// When its CPU time is looked at again.
     look_at: Instant,
@@ -69,29 +81,30 @@ pub fn run(many: &Many) -> Result<Sum> {
         };
         let more = more && !(many.until_failure && sum.failed > 0);
         let seed = match first.pop_front() {
-            Some(seed) => Some(seed),
+            Some(known) => Some(known),
             None if more => {
                 next += 1;
-                Some(next - 1)
+                Some(Known { seed: next - 1, aim: None })
             }
             None => None,
         };
-        if let Some(seed) = seed {
-            running.push(start(&program, seed, many)?);
+        if let Some(Known { seed, aim }) = &seed {
+            let shape = many.shape.iter().cloned().chain(aim.iter().map(|aim| format!("--aim={aim}")));
+            running.push(start(&program, *seed, shape.collect())?);
         } else if running.is_empty() {
             break;
         }
         while !running.is_empty() && (running.len() >= many.jobs || seed.is_none()) {
             match take_finished(&mut running)? {
-                Some((seed, true, output)) => {
+                Some((run, true, output)) => {
                     sum.passed += 1;
                     sum.beyond += u64::from(output.contains(BEYOND));
-                    sum.cpu.extend(cpu_of(&output).map(|cpu| (cpu, seed)));
+                    sum.cpu.extend(cpu_of(&output).map(|cpu| (cpu, run.seed)));
                 }
-                Some((seed, false, output)) => {
+                Some((run, false, output)) => {
                     sum.failed += 1;
                     println!("{}", output.trim_end());
-                    println!("FAILED; again: cargo xtask sim --seed {seed} {} --verbose\n", many.shape.join(" "));
+                    println!("FAILED; again: cargo xtask sim --seed {} {} --verbose\n", run.seed, run.shape.join(" "));
                 }
                 None => std::thread::sleep(LOOK_EVERY),
             }
@@ -121,19 +134,23 @@ fn cpu_of(output: &str) -> Option<f64> {
     before.rsplit_once(' ')?.1.parse().ok()
 }
 
-fn known_seeds(path: Option<&std::path::Path>) -> Result<VecDeque<u64>> {
+/// A number on each line, and an aim behind some.
+fn known_seeds(path: Option<&std::path::Path>) -> Result<VecDeque<Known>> {
     let Some(path) = path else { return Ok(VecDeque::new()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    lines
-        .filter(|line| !line.is_empty())
-        .map(|line| line.parse().with_context(|| format!("{}: {line:?} is no seed", path.display())))
-        .collect()
+    let known = |line: &str| {
+        let mut words = line.split_whitespace();
+        let seed = words.next().and_then(|seed| seed.parse().ok());
+        let seed = seed.with_context(|| format!("{}: {line:?} is no seed", path.display()))?;
+        Ok(Known { seed, aim: words.next().map(Into::into) })
+    };
+    lines.filter(|line| !line.is_empty()).map(known).collect()
 }
 
-fn start(program: &std::path::Path, seed: u64, many: &Many) -> Result<Running> {
+fn start(program: &std::path::Path, seed: u64, shape: Vec<String>) -> Result<Running> {
     let mut command = Command::new(program);
-    command.arg("--seed").arg(seed.to_string()).args(&many.shape);
+    command.arg("--seed").arg(seed.to_string()).args(&shape);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -143,33 +160,33 @@ fn start(program: &std::path::Path, seed: u64, many: &Many) -> Result<Running> {
         let _ = stderr.map(|mut pipe| pipe.read_to_end(&mut text));
         String::from_utf8_lossy(&text).into_owned()
     });
-    Ok(Running { seed, child, look_at: Instant::now() + CPU_EVERY, output })
+    Ok(Running { run: Run { seed, shape }, child, look_at: Instant::now() + CPU_EVERY, output })
 }
 
 /// A child that has ended, whether all was well, and what it said.
-fn take_finished(running: &mut Vec<Running>) -> Result<Option<(u64, bool, String)>> {
+fn take_finished(running: &mut Vec<Running>) -> Result<Option<(Run, bool, String)>> {
     for index in 0..running.len() {
-        let Some(run) = running.get_mut(index) else { continue };
+        let Some(one) = running.get_mut(index) else { continue };
         let mut stuck = false;
-        let status = match run.child.try_wait().context("a child can't be waited for")? {
+        let status = match one.child.try_wait().context("a child can't be waited for")? {
             Some(status) => status,
-            None if run.look_at > Instant::now() => continue,
-            None if spent(&run.child.id().to_string()) <= SEED_CPU_MAX => {
-                run.look_at = Instant::now() + CPU_EVERY;
+            None if one.look_at > Instant::now() => continue,
+            None if spent(&one.child.id().to_string()) <= SEED_CPU_MAX => {
+                one.look_at = Instant::now() + CPU_EVERY;
                 continue;
             }
             None => {
                 stuck = true;
-                run.child.kill().context("a child can't be killed")?;
-                run.child.wait().context("a child can't be waited for")?
+                one.child.kill().context("a child can't be killed")?;
+                one.child.wait().context("a child can't be waited for")?
             }
         };
-        let run = running.swap_remove(index);
-        let mut output = run.output.join().unwrap_or_default();
+        let Running { run, output, .. } = running.swap_remove(index);
+        let mut output = output.join().unwrap_or_default();
         if stuck {
             output.push_str(&format!("seed {}: no end after {} s of CPU", run.seed, SEED_CPU_MAX.as_secs()));
         }
-        return Ok(Some((run.seed, status.success(), output)));
+        return Ok(Some((run, status.success(), output)));
     }
     Ok(None)
 }

@@ -1,5 +1,6 @@
 //! One run: a cluster from formation to the last check, a function of its options and its seed.
 
+use crate::aims::Aim;
 use crate::crew::Crew;
 use crate::faults::{FaultOptions, Faults};
 use crate::growth::{Growth, Plan};
@@ -27,6 +28,8 @@ pub struct RunOptions {
     pub workers_per_client: u64,
     /// Print what happens.
     pub print: bool,
+    /// What it is made for, whatever the seed says.
+    pub aim: Option<Aim>,
     /// What a checker has to see.
     pub planted: Option<Planted>,
 }
@@ -54,6 +57,7 @@ impl RunOptions {
             clients: 3,
             workers_per_client: 2,
             print: false,
+            aim: None,
             planted: None,
         }
     }
@@ -191,13 +195,10 @@ fn draw(random: &mut Random) -> Drawn {
             corruption: random.chance(0.3) && !beyond,
             bad_writes: random.chance(0.3) && !beyond,
             slow_drives: random.chance(0.3),
-            hangs: false,
-            failing_drives: false,
             client_deaths: random.chance(0.4),
             long,
             beyond,
-            pairs: false,
-            every: Duration::from_millis(200 + random.below(2000)),
+            ..FaultOptions::none(Duration::from_millis(200 + random.below(2000)))
         },
         tunables,
         drive: MemOptions {
@@ -226,6 +227,11 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     drawn.faults.pairs = pages.chance(0.4);
     drawn.faults.hangs = pages.chance(0.4);
     drawn.faults.failing_drives = pages.chance(0.3);
+    if let Some(aim) = options.aim.or_else(|| Aim::draw(options.seed)) {
+        let Drawn { faults, workload, drive, .. } = &mut drawn;
+        aim.narrow(faults, workload, drive, &mut pages);
+        world.trace.note(&format!("{aim:?}"));
+    }
     world.trace.note(&format!("{:?} {:?} {:?}", drawn.workload, drawn.faults, drawn.drive));
     let plan = Plan::draw(options.seed).filter(|_| options.planted.is_none());
     let (more_nodes, drives) = plan.as_ref().map_or((0, 1), |plan| (plan.more_nodes, plan.drives));
@@ -253,6 +259,7 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
         world.run_until(faults.next_at().min(look_at).min(acts_at).min(end));
         if look_at <= world.now() {
             look_at = world.now() + LOOK_EVERY;
+            crew.replace_silent(&mut world, &mut random);
             check_liveness(&mut world, &faults, &crew)?;
         }
         if faults.next_at() <= world.now() {
@@ -278,9 +285,12 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     if let Some(growth) = &mut growth {
         growth.finish(&mut world, &mut faults).map_err(Failure::Growth)?;
     }
-    let finished = world.run_while(HEALED_MAX, |_| crew.is_done());
-    if finished.is_err() {
-        return Err(Failure::Stuck(crew.describe_stuck(&mut world)));
+    let healed = world.now();
+    while world.run_while(LOOK_EVERY, |_| crew.is_done()).is_err() {
+        crew.replace_silent(&mut world, &mut random);
+        if world.now().since(healed) >= HEALED_MAX {
+            return Err(Failure::Stuck(crew.describe_stuck(&mut world)));
+        }
     }
     world.trace.note("work has ended");
     crew.outlive_the_dead(&mut world);

@@ -103,6 +103,26 @@ pub fn swarm(random: &mut Random) -> u32 {
     (0..KINDS.len()).filter(|_| random.chance(0.25)).fold(0, |bits, index| bits | 1 << index)
 }
 
+fn without_all_but(kinds: &[Kind]) -> u32 {
+    let all = KINDS.iter().enumerate().filter(|(_, (kind, _))| !kinds.contains(kind));
+    all.fold(0, |bits, (index, _)| bits | 1 << index)
+}
+
+/// What changes names in several directories, beside what there always is.
+pub fn without_all_but_names() -> u32 {
+    without_all_but(&[Kind::MakeDirectory, Kind::Rename, Kind::Link, Kind::Unlink])
+}
+
+/// What locks and what is locked, beside what there always is.
+pub fn without_all_but_locks() -> u32 {
+    without_all_but(&[Kind::Lock, Kind::Unlock, Kind::Unlink, Kind::Rename])
+}
+
+/// What moves data, beside what there always is.
+pub fn without_all_but_data() -> u32 {
+    without_all_but(&[Kind::Truncate, Kind::Unlink, Kind::Append])
+}
+
 impl WorkloadOptions {
     pub fn slab_cells(&self) -> u64 {
         SLAB_BYTES / self.cell_bytes
@@ -200,6 +220,8 @@ pub struct Hand {
     pub shared: Rc<Shared>,
     /// Workers that have not come to their end.
     pub working: Rc<Cell<usize>>,
+    /// It was silent for so long that it can't tell what it did: another one is to take its place.
+    pub lost: Rc<Cell<bool>>,
 }
 
 impl Hand {
@@ -218,6 +240,10 @@ impl Hand {
             },
             None => self.carry_out(op, &call).await,
         };
+        if self.client.is_fenced() {
+            // It was silent for too long. What it has asked for may happen or not, as if it had died, which it does soon.
+            std::future::pending::<()>().await;
+        }
         let outcome = match carried_out {
             Ok(outcome) => outcome,
             Err(errno) => Outcome::Errno(errno.0),
@@ -293,6 +319,11 @@ impl Hand {
                 let data = fill(op, *cells, cell_bytes);
                 let len = data.len();
                 let written = client.write(*inode, at * cell_bytes, data, false).await?;
+                if written < len && client.stat(*inode).await == Err(Errno::ESTALE) {
+                    // It was removed half-way: a client that was silent for too long has nothing open any more.
+                    self.lost.set(true);
+                    std::future::pending::<()>().await;
+                }
                 Ok(all_or(written, len))
             }
             Call::Append { inode, cells } => {

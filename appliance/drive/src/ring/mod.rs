@@ -27,6 +27,8 @@ use weft_wire::{BucketId, Epoch, Incarnation, Seq};
 
 /// Payload bytes waiting for the commit task; whoever brings more waits.
 const QUEUE_BYTES_MAX: u64 = 32 << 20;
+/// How many times its share a bucket may have whose tail is of a time when the share was larger.
+const BEYOND_SHARE: u64 = 2;
 /// Whether a payload is the one that the record was made with.
 pub fn payload_matches(bucket: BucketId, header: &RecordHeader, payload: &[u8]) -> bool {
     payload.len() == header.len_bytes as usize && header.checksum_of(bucket, [payload]) == header.checksum
@@ -222,7 +224,7 @@ impl Ring {
             }
         }
         if !fresh.is_empty() {
-            self.admit(&mut index, bucket, &fresh)?;
+            self.admit(&mut index, bucket, as_epoch, &fresh)?;
         }
         let charge: u64 = fresh.iter().map(|(header, _)| index.charge(header.len_bytes)).sum();
         index.queued_bytes += charge;
@@ -255,9 +257,17 @@ impl Ring {
         outcome(pending).await
     }
 
-    /// Below half of the ring's live bytes everyone is welcome; above, only buckets below their share. Roots and
-    /// epoch starts may use one segment more: without them nobody could trim.
-    fn admit(&self, index: &mut Index, bucket: BucketId, records: &[(RecordHeader, Bytes)]) -> Result<(), AppendError> {
+    /// Below half of the ring's live bytes everyone is welcome; above, only buckets below their share. Two kinds of records
+    /// get more, since nobody could trim without them: roots and epoch starts may use one segment beyond the live bytes. And what
+    /// former leaders left, and the next ones write behind it to make room, may be more than the share is now, as other drives had
+    /// a part of it: that may use the other half, or most of it.
+    fn admit(
+        &self,
+        index: &mut Index,
+        bucket: BucketId,
+        as_epoch: Epoch,
+        records: &[(RecordHeader, Bytes)],
+    ) -> Result<(), AppendError> {
         let geometry = &self.superblock.geometry;
         let live_max = geometry.ring_live_bytes_max();
         let charge: u64 = records.iter().map(|(header, _)| index.charge(header.len_bytes)).sum();
@@ -274,7 +284,13 @@ impl Ring {
         let own = log.live_bytes + log.queued_bytes + charge;
         let holders = index.buckets.values().filter(|log| log.live_bytes + log.queued_bytes > 0).count().max(1);
         let share = (live_max / 2 / holders as u64).max(RECORD_BYTES_MAX as u64);
-        if own <= share && total <= live_max { Ok(()) } else { Err(AppendError::Full) }
+        let adopted = records.iter().all(|(header, _)| header.epoch < as_epoch);
+        let most = match own <= share || adopted {
+            true => live_max,
+            false if own <= BEYOND_SHARE * share => live_max / 8 * 7,
+            false => 0,
+        };
+        if total <= most { Ok(()) } else { Err(AppendError::Full) }
     }
 
     pub fn usage(&self, bucket: BucketId) -> RingUse {

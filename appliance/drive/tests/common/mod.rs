@@ -20,10 +20,14 @@ pub fn format_options() -> FormatOptions {
 }
 
 pub fn media() -> MemMedia {
+    media_of(SMALLEST_BYTES)
+}
+
+pub fn media_of(capacity_bytes: u64) -> MemMedia {
     #[cfg(weft_mutants)]
     weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     MemMedia::new(MemOptions {
-        capacity_bytes: SMALLEST_BYTES,
+        capacity_bytes,
         read_latency: Duration::from_micros(80),
         write_latency: Duration::from_micros(20),
         flush_latency: Duration::from_micros(50),

@@ -243,6 +243,34 @@ fn a_full_journal_refuses_batches_and_takes_the_root_that_frees_it() {
     });
 }
 
+/// Large batches that are taken until the journal is full.
+fn taken_until_full(leader: &Leader) -> u64 {
+    (0..100).take_while(|value| leader.append(*value, 4100).is_ok()).count() as u64
+}
+
+#[test]
+fn behind_a_tail_beyond_the_quota_there_is_room_for_what_makes_room() {
+    with_cluster(12, 4, |cluster| async move {
+        let quota = |quota_bytes| cluster.tunables.set(Tunables { quota_bytes, ..Tunables::default() });
+        let ensemble = drives(1..=4);
+        quota(128 << 10);
+        let first = cluster.lead(1, &[&ensemble]).await.expect("an empty log begins");
+        append_all(&first, 0..30).await;
+        // Drives died, and those of this bucket serve more of them.
+        quota(64 << 10);
+        first.log.stop();
+        let second = cluster.lead(2, &[&ensemble]).await.expect("all drives are there");
+        let room = second.log.room();
+        assert!(room.bytes_used > room.bytes_quota / 8 * 9, "{room:?}");
+        assert_eq!(taken_until_full(&second), 3, "a quarter of the quota");
+        let last = second.log.last();
+        second.log.settled(last).await.expect("not deposed");
+        let (_, pending) = second.append_root(last).expect("roots are always taken");
+        assert_eq!(settled(pending).await, Ok(()));
+        assert!((14..16).contains(&taken_until_full(&second)), "the quota, as for any other");
+    });
+}
+
 #[test]
 fn an_epoch_is_tried_once() {
     with_cluster(9, 4, |cluster| async move {

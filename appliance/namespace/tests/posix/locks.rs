@@ -111,14 +111,53 @@ fn who_is_fenced_or_silent_loses_everything() {
         seconds(&rig, 9).await;
         assert!(!renew(&rig, &two, f, None).await);
         seconds(&rig, 29).await;
+        assert!(!rig.is_fenced(2));
         assert_eq!(set(&three, f, write()).await, EAGAIN);
         seconds(&rig, 2).await;
+        assert!(rig.is_fenced(2));
+        assert_eq!(set(&three, f, write()).await, EAGAIN, "others may still serve it");
+        seconds(&rig, 3).await;
         assert_eq!(set(&three, f, write()).await, 0);
         // It need not have renewed before.
         seconds(&rig, 29).await;
-        assert_eq!(set(&two, f, write()).await, EAGAIN);
+        assert!(!rig.is_fenced(3));
         seconds(&rig, 3).await;
-        assert_eq!(set(&two, f, write()).await, 0);
+        assert!(rig.is_fenced(3));
+    });
+}
+
+#[test]
+fn a_silent_client_keeps_its_locks_until_the_map_has_fenced_it() {
+    run(205, |rig| async move {
+        let (one, two) = (rig.client(1), rig.client(2));
+        let f = one.create(ROOT, "f").await.unwrap();
+        assert_eq!(set(&one, f, write()).await, 0);
+        let waiting = wait(&rig, &two, f, write());
+        // The managers have no quorum.
+        rig.set_mapless(true);
+        seconds(&rig, 60).await;
+        assert!(!waiting.is_finished() && !rig.is_fenced(1));
+        rig.set_mapless(false);
+        seconds(&rig, 9).await;
+        assert!(rig.is_fenced(1), "it is asked for again");
+        assert_eq!(waiting.await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn who_is_silent_without_locks_is_not_fenced() {
+    run(206, |rig| async move {
+        let (one, two) = (rig.client(1), rig.client(2));
+        let f = one.create(ROOT, "f").await.unwrap();
+        one.open(f).await.unwrap();
+        assert_eq!(set(&one, f, write()).await, 0);
+        assert_eq!(set(&one, f, lock(LockType::Unlock, 0, u64::MAX)).await, 0);
+        assert_eq!(two.unlink(ROOT, "f").await, 0);
+        seconds(&rig, 29).await;
+        assert!(two.getattr(f).await.is_ok());
+        seconds(&rig, 5).await;
+        assert_eq!(errno(&two.getattr(f).await.unwrap_err()), ESTALE);
+        assert!(!rig.is_fenced(1));
     });
 }
 
@@ -129,7 +168,8 @@ fn the_dead_hold_up_one_new_leader_alone() {
         let f = one.create(ROOT, "f").await.unwrap();
         assert_eq!(set(&one, f, write()).await, 0);
         rig.fail_over(rig.bucket_of(f)).await;
-        seconds(&rig, 15).await;
+        seconds(&rig, 35).await;
+        assert!(rig.is_fenced(1));
         rig.fail_over(rig.bucket_of(f)).await;
         let began = rig.handle().now();
         assert_eq!(set(&two, f, write()).await, 0);
@@ -160,16 +200,18 @@ fn a_new_leader_waits_for_those_who_held_something() {
         assert_eq!(other.await.unwrap(), 0);
         seconds(&rig, 1).await;
         assert_eq!(errno(&one.getattr(g).await.unwrap_err()), ESTALE);
-        // Who doesn't tell within the time of grace has lost it.
+        // Who doesn't tell within the time of grace has lost what it had open, and what it may have locked when it is fenced.
         let h = one.create(ROOT, "h").await.unwrap();
         one.open(h).await.unwrap();
         assert_eq!(one.unlink(ROOT, "h").await, 0);
         rig.fail_over(rig.bucket_of(f)).await;
         let began = rig.handle().now();
-        assert_eq!(set(&one, f, write()).await, 0);
+        assert_eq!(two.create(ROOT, "i").await.map(|_| ()), Ok(()));
+        assert_eq!(set(&two, f, write()).await, 0);
         let waited = rig.handle().now().since(began);
-        assert!(waited > Duration::from_secs(9) && waited < Duration::from_secs(12), "{waited:?}");
+        assert!(waited > Duration::from_secs(31) && waited < Duration::from_secs(36), "{waited:?}");
+        assert!(rig.is_fenced(1));
         seconds(&rig, 2).await;
-        assert_eq!(errno(&one.getattr(h).await.unwrap_err()), ESTALE);
+        assert_eq!(errno(&two.getattr(h).await.unwrap_err()), ESTALE);
     });
 }

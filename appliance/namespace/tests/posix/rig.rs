@@ -139,6 +139,18 @@ impl Rig {
         *self.0.map.borrow_mut() = Rc::new(map);
     }
 
+    /// What managers make of a leader's word.
+    fn fence(&self, client: ClientId) {
+        self.0.trace.borrow_mut().push((BucketId(0), format!("fence {client}")));
+        if !self.0.mapless.get() {
+            self.change_map(|map| map.clients.get_mut(&client).expect("a known client").fenced = true);
+        }
+    }
+
+    pub fn is_fenced(&self, client: u64) -> bool {
+        self.map().clients[&ClientId(client)].fenced
+    }
+
     /// Leaders have no map: much of what they do has to wait.
     pub fn set_mapless(&self, mapless: bool) {
         self.0.mapless.set(mapless);
@@ -181,10 +193,11 @@ impl Rig {
         };
         let network = self.0.network.node(leader_core(id));
         let bucket = Bucket::open(params, Rc::clone(&network), self.0.handle.clone(), |_| {}).await.expect("open");
-        let (map, mapless) = (Rc::clone(&self.0.map), Rc::clone(&self.0.mapless));
+        let (map, mapless, rig) = (Rc::clone(&self.0.map), Rc::clone(&self.0.mapless), self.clone());
         let context = Context {
             map: Rc::new(move || (!mapless.get()).then(|| Rc::clone(&map.borrow()))),
             network: Rc::clone(&network),
+            fence: Rc::new(move |client| rig.fence(client)),
             tunables: self.0.tunables.get(),
         };
         let namespace = Namespace::open(bucket, context).await.expect("open");

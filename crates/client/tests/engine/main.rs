@@ -10,7 +10,7 @@ use weft_client::{Client, ConnectError, ConnectOptions, Errno, OpenMode};
 use weft_reactor::testing::VirtualTime;
 use weft_wire::InodeId;
 use weft_wire::fs::{Attr, Caller, FileKind, FsOp, NewNode, SeekTarget, SetAttr};
-use weft_wire::limits::{CLIENT_WINDOW_MAX, SLAB_BYTES};
+use weft_wire::limits::{CLIENT_WINDOW_MAX, RENEW_SECONDS, SLAB_BYTES};
 use weft_wire::map::{Change, Client as MapClient, Filesystem, FilesystemState};
 
 const SLAB: usize = SLAB_BYTES as usize;
@@ -283,9 +283,17 @@ fn a_new_leader_hears_also_from_those_who_hold_nothing_any_more() {
         assert_eq!(told(), 0);
         let bucket = cluster.world.borrow().map.bucket_of(closed.inode.position());
         let leader = cluster.world.borrow().map.buckets[bucket.0 as usize].leader;
-        cluster.move_leaders(leader.node.0, leader.node.0 % 3 + 1);
+        let next = leader.node.0 % 3 + 1;
+        cluster.move_leaders(leader.node.0, next);
         cluster.handle.sleep(Duration::from_secs(1)).await;
         assert_eq!(told(), 1);
+        // Also if nobody can be told at first.
+        cluster.world.borrow_mut().not_ready = true;
+        cluster.move_leaders(next, next % 3 + 1);
+        cluster.handle.sleep(Duration::from_secs(60)).await;
+        cluster.world.borrow_mut().not_ready = false;
+        cluster.handle.sleep(Duration::from_secs(RENEW_SECONDS + 1)).await;
+        assert_eq!(told(), 2);
     });
 }
 
