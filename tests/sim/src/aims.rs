@@ -14,6 +14,10 @@ const AIMED_SHARE: f64 = 0.2;
 /// Few zones are soon handed out again.
 const SMALL_DRIVE_BYTES: u64 = 160 << 20;
 
+/// A client that doesn't reach most nodes soon waits in all of its workers, unless there are many and they take their time.
+const SEALED_WORKERS: u64 = 10;
+const SEALED_PAUSE_MAX: Duration = Duration::from_millis(2000);
+
 /// What a run is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Aim {
@@ -44,6 +48,11 @@ impl Aim {
         aim.filter(|_| seed >= AIMED_FROM && random.chance(AIMED_SHARE))
     }
 
+    /// Of each client, if not as many as always.
+    pub fn workers(self) -> Option<u64> {
+        (self == Self::Sealed).then_some(SEALED_WORKERS)
+    }
+
     pub fn narrow(
         self,
         faults: &mut FaultOptions,
@@ -67,7 +76,8 @@ impl Aim {
             Self::Zones => FaultOptions { hangs: true, crashes: true, ..FaultOptions::none(every(100, 1000)) },
         };
         match self {
-            Self::Halves | Self::Alone | Self::Sealed | Self::Restarts | Self::Drives => {}
+            Self::Halves | Self::Alone | Self::Restarts | Self::Drives => {}
+            Self::Sealed => work.pause_max = SEALED_PAUSE_MAX,
             Self::Pairs => work.without = workload::without_all_but_names(),
             Self::Clients => work.without = workload::without_all_but_locks(),
             Self::Zones => {

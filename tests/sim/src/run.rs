@@ -227,7 +227,8 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     drawn.faults.pairs = pages.chance(0.4);
     drawn.faults.hangs = pages.chance(0.4);
     drawn.faults.failing_drives = pages.chance(0.3);
-    if let Some(aim) = options.aim.or_else(|| Aim::draw(options.seed)) {
+    let aim = options.aim.or_else(|| Aim::draw(options.seed));
+    if let Some(aim) = aim {
         let Drawn { faults, workload, drive, .. } = &mut drawn;
         aim.narrow(faults, workload, drive, &mut pages);
         world.trace.note(&format!("{aim:?}"));
@@ -240,7 +241,7 @@ pub fn run(options: &RunOptions) -> Result<Report, Failure> {
     }
     world.form(options.protection, BUCKET_BITS).map_err(Failure::Start)?;
     world.create_filesystem(FS).map_err(Failure::Start)?;
-    let (clients, workers) = (options.clients, options.workers_per_client);
+    let (clients, workers) = (options.clients, aim.and_then(Aim::workers).unwrap_or(options.workers_per_client));
     let crew = Crew::new(&mut world, FS, clients, workers, drawn.workload, &mut random);
     let mut crew = crew.map_err(Failure::Start)?;
     if options.print {

@@ -24,8 +24,6 @@ pub fn media() -> MemMedia {
 }
 
 pub fn media_of(capacity_bytes: u64) -> MemMedia {
-    #[cfg(weft_mutants)]
-    weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     MemMedia::new(MemOptions {
         capacity_bytes,
         read_latency: Duration::from_micros(80),

@@ -44,8 +44,6 @@ pub fn leader_core(epoch: u64) -> CoreId {
 impl Cluster {
     /// With formatted drives 1 to `count`, all running.
     pub async fn new(handle: Handle, count: u32) -> Rc<Self> {
-        #[cfg(weft_mutants)]
-        weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
         let options = MemOptions {
             capacity_bytes: CAPACITY_BYTES,
             read_latency: Duration::from_micros(20),

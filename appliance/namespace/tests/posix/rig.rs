@@ -69,8 +69,6 @@ pub fn run<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Rig) -> F) {
 }
 
 pub fn run_with<F: Future<Output = ()>>(tunables: Tunables, seed: u64, test: impl FnOnce(Rig) -> F) {
-    #[cfg(weft_mutants)]
-    weft_wire::break_rule(std::env::var("WEFT_MUTANT").unwrap_or_default());
     let time = VirtualTime::new(seed);
     let handle = time.handle();
     time.block_on(async move {
