@@ -21,7 +21,7 @@ use weft_wire::fs::{FsError, FsReply, Holds};
 use weft_wire::limits::SESSION_SECONDS_MAX;
 use weft_wire::{ClientId, FsId};
 
-/// How long a new leader waits for clients to tell what they have open. Those that may have locks are waited for until they are fenced.
+/// How long a new leader waits for clients to tell what they hold. Those that may have locks are fenced then.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a client may be silent.
 const SILENT_MAX: Duration = Duration::from_secs(SESSION_SECONDS_MAX);
@@ -248,12 +248,11 @@ impl Namespace {
     /// Those who held something when this leader began, and have not told for too long what it was.
     fn late(&self, now: Instant) -> Vec<ClientId> {
         let mut sessions = self.sessions.borrow_mut();
-        let Some(waited) = sessions.awaits_since.map(|since| now.since(since)) else { return Vec::new() };
-        let awaited = sessions.awaited.iter();
-        let late: Vec<(ClientId, Listed)> = awaited
-            .filter(|(_, listed)| waited >= if listed.locks { SILENT_MAX } else { GRACE })
-            .map(|(client, listed)| (*client, *listed))
-            .collect();
+        if sessions.awaits_since.is_none_or(|since| now.since(since) < GRACE) {
+            return Vec::new();
+        }
+        let late: Vec<(ClientId, Listed)> =
+            sessions.awaited.iter().map(|(client, listed)| (*client, *listed)).collect();
         for (client, _) in late.iter().filter(|(_, listed)| !listed.locks) {
             tracing::warn!(bucket = %self.bucket.id(), %client, "it has not told what it has open");
             sessions.awaited.remove(client);
@@ -281,7 +280,7 @@ impl Namespace {
             (Standing::Known, Some(Fence::Asked(at))) if now.since(at) < FENCE_EVERY => false,
             (Standing::Known, _) => {
                 sessions.fences.insert(client, Fence::Asked(now));
-                tracing::warn!(bucket = %self.bucket.id(), %client, "it is silent and has locks here: it is to be fenced");
+                tracing::warn!(bucket = %self.bucket.id(), %client, "it is silent and may have locks here: it is to be fenced");
                 (self.context.fence)(client);
                 false
             }

@@ -72,8 +72,7 @@ impl Client {
     }
 
     async fn unlock(&self, inode: InodeId, lock: Lock) -> Result<(), Errno> {
-        // A new leader that is being told hears of it afterwards.
-        drop(self.held.telling.lock().await);
+        self.told(inode).await;
         self.held.set(inode, lock);
         let op = FsOp::SetLock { inode, lock, wait: false };
         let answer = self.send(inode.position(), op, Bytes::new(), Effect::None).await;
@@ -93,7 +92,7 @@ impl Client {
         if !self.held.has(inode, kind, owner) {
             return Ok(());
         }
-        drop(self.held.telling.lock().await);
+        self.told(inode).await;
         self.held.release(inode, kind, owner);
         self.ask(inode.position(), FsOp::ReleaseLocks { inode, kind, owner }).await.map(drop)
     }

@@ -5,10 +5,10 @@ use crate::client::Client;
 use crate::tunables::RENEW_TIMEOUT;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 use weft_reactor::sync::Mutex;
-use weft_reactor::{Handle, join_all};
+use weft_reactor::{Handle, join, join_all};
 use weft_wire::fs::{FsOp, FsReply, Holds, Lock, LockKind, LockType};
 use weft_wire::limits::RENEW_SECONDS;
 use weft_wire::locks::replace;
@@ -16,6 +16,7 @@ use weft_wire::map::Map;
 use weft_wire::{BucketId, InodeId};
 
 /// Locks that were granted.
+#[derive(Default)]
 pub(crate) struct Held {
     locks: RefCell<BTreeMap<InodeId, Vec<Lock>>>,
     /// An inode of each bucket that lists this client among those who may hold something: a new leader waits for its word,
@@ -23,22 +24,16 @@ pub(crate) struct Held {
     listed: RefCell<BTreeMap<BucketId, InodeId>>,
     /// Buckets whose present leader has not heard it yet.
     untold: RefCell<BTreeSet<BucketId>>,
-    /// Taken while a leader is told: what is given back meanwhile is given back after it.
-    pub telling: Mutex<()>,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        Self {
-            locks: RefCell::default(),
-            listed: RefCell::default(),
-            untold: RefCell::default(),
-            telling: Mutex::new(()),
-        }
-    }
+    /// Of each bucket, taken while its leader is told: what is given back meanwhile is given back after it.
+    telling: RefCell<BTreeMap<BucketId, Rc<Mutex<()>>>>,
 }
 
 impl Held {
+    fn telling(&self, bucket: BucketId) -> Rc<Mutex<()>> {
+        let mut telling = self.telling.borrow_mut();
+        Rc::clone(telling.entry(bucket).or_insert_with(|| Rc::new(Mutex::new(()))))
+    }
+
     /// Takes note of what was granted, or is about to be given back.
     pub fn set(&self, inode: InodeId, lock: Lock) {
         let mut locks = self.locks.borrow_mut();
@@ -107,7 +102,8 @@ impl Client {
             listed.into_iter().filter(|(bucket, _)| buckets.contains(bucket)).map(|(bucket, inode)| async move {
                 // Opens first, each in its turn with releases; the locks end it.
                 self.open_again(bucket).await;
-                let _telling = self.held.telling.lock().await;
+                let telling = self.held.telling(bucket);
+                let _telling = telling.lock().await;
                 let Some(map) = self.follower.map() else { return };
                 let locks = self.held.of_bucket(&map, bucket);
                 if self.renew_at(inode, Some(Holds { opens: Vec::new(), locks })).await.is_some() {
@@ -118,14 +114,23 @@ impl Client {
     }
 
     async fn renew(&self) {
+        let untold = self.held.untold.borrow().clone();
         let renewals = self.holds_at().into_iter().map(|(bucket, inode)| async move {
             let reassert = self.renew_at(inode, None).await == Some(true);
             reassert.then_some(bucket)
         });
-        let mut forgotten: BTreeSet<BucketId> = join_all(renewals).await.into_iter().flatten().collect();
-        forgotten.extend(self.held.untold.borrow().iter());
+        // Who waits to be told doesn't wait for those that don't answer.
+        let (renewed, ()) = join(join_all(renewals), self.tell_holds(&untold)).await;
+        let forgotten: BTreeSet<BucketId> = renewed.into_iter().flatten().collect();
         if !forgotten.is_empty() {
             self.tell_holds(&forgotten).await;
+        }
+    }
+
+    /// A new leader of the inode that is being told what is held hears of what is given back afterwards.
+    pub(crate) async fn told(&self, inode: InodeId) {
+        if let Some(map) = self.follower.map() {
+            drop(self.held.telling(map.bucket_of(inode.position())).lock().await);
         }
     }
 }

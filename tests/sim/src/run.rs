@@ -143,8 +143,9 @@ const DRIVE_BYTES: u64 = 256 << 20;
 const BUCKET_BITS: u8 = 3;
 /// Virtual time in which everything must be answered once all is well.
 const HEALED_MAX: Duration = Duration::from_secs(120);
-/// In which every call must be answered when nothing holds it up, and how often that is looked at.
-const LIVE_MAX: Duration = Duration::from_secs(15);
+/// In which every call must be answered when nothing holds it up, and how often that is looked at. Locks of dead clients are free
+/// after 10 s of grace and the 2 s that their fence takes to settle.
+const LIVE_MAX: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Runs whose nodes are down for long take so much longer.
 const LONG_FACTOR: u32 = 3;
