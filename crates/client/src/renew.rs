@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 use weft_reactor::sync::Mutex;
-use weft_reactor::{Handle, join, join_all};
+use weft_reactor::{Handle, join_all};
 use weft_wire::fs::{FsOp, FsReply, Holds, Lock, LockKind, LockType};
 use weft_wire::limits::RENEW_SECONDS;
 use weft_wire::locks::replace;
@@ -24,6 +24,8 @@ pub(crate) struct Held {
     listed: RefCell<BTreeMap<BucketId, InodeId>>,
     /// Buckets whose present leader has not heard it yet.
     untold: RefCell<BTreeSet<BucketId>>,
+    /// Buckets whose leaders are being told, so many times: that takes as long as they are away.
+    being_told: RefCell<BTreeMap<BucketId, usize>>,
     /// Of each bucket, taken while its leader is told: what is given back meanwhile is given back after it.
     telling: RefCell<BTreeMap<BucketId, Rc<Mutex<()>>>>,
 }
@@ -96,35 +98,51 @@ impl Client {
     /// Tells the leader of each of the buckets what this client holds there, or that it is nothing any more. Who could not be told is told with
     /// the next renewal.
     pub(crate) async fn tell_holds(&self, buckets: &BTreeSet<BucketId>) {
-        let listed = self.held.listed.borrow().clone();
-        self.held.untold.borrow_mut().extend(listed.keys().filter(|bucket| buckets.contains(bucket)));
-        let told =
-            listed.into_iter().filter(|(bucket, _)| buckets.contains(bucket)).map(|(bucket, inode)| async move {
-                // Opens first, each in its turn with releases; the locks end it.
-                self.open_again(bucket).await;
-                let telling = self.held.telling(bucket);
-                let _telling = telling.lock().await;
-                let Some(map) = self.follower.map() else { return };
+        let mut listed = self.held.listed.borrow().clone();
+        listed.retain(|bucket, _| buckets.contains(bucket));
+        self.held.untold.borrow_mut().extend(listed.keys());
+        for bucket in listed.keys() {
+            *self.held.being_told.borrow_mut().entry(*bucket).or_default() += 1;
+        }
+        let told = listed.into_iter().map(|(bucket, inode)| async move {
+            // Opens first, each in its turn with releases; the locks end it.
+            self.open_again(bucket).await;
+            let telling = self.held.telling(bucket);
+            let _telling = telling.lock().await;
+            if let Some(map) = self.follower.map() {
                 let locks = self.held.of_bucket(&map, bucket);
                 if self.renew_at(inode, Some(Holds { opens: Vec::new(), locks })).await.is_some() {
                     self.held.untold.borrow_mut().remove(&bucket);
                 }
-            });
+            }
+            let mut being_told = self.held.being_told.borrow_mut();
+            match being_told.get_mut(&bucket) {
+                Some(times) if *times > 1 => *times -= 1,
+                _ => drop(being_told.remove(&bucket)),
+            }
+        });
         join_all(told).await;
     }
 
-    async fn renew(&self) {
-        let untold = self.held.untold.borrow().clone();
-        let renewals = self.holds_at().into_iter().map(|(bucket, inode)| async move {
-            let reassert = self.renew_at(inode, None).await == Some(true);
-            reassert.then_some(bucket)
-        });
-        // Who waits to be told doesn't wait for those that don't answer.
-        let (renewed, ()) = join(join_all(renewals), self.tell_holds(&untold)).await;
-        let forgotten: BTreeSet<BucketId> = renewed.into_iter().flatten().collect();
-        if !forgotten.is_empty() {
-            self.tell_holds(&forgotten).await;
+    /// Tells those again who could not be told, unless that is under way. Signs of life to others don't wait for who is away.
+    fn tell_again(self: &Rc<Self>) {
+        let mut untold = self.held.untold.borrow().clone();
+        untold.retain(|bucket| !self.held.being_told.borrow().contains_key(bucket));
+        if !untold.is_empty() {
+            let client = Rc::clone(self);
+            self.handle.spawn("tell what is held", async move { client.tell_holds(&untold).await }).detach();
         }
+    }
+
+    async fn renew(self: &Rc<Self>) {
+        self.tell_again();
+        let renewals = self.holds_at().into_iter().map(|(bucket, inode)| async move {
+            if self.renew_at(inode, None).await == Some(true) {
+                self.held.untold.borrow_mut().insert(bucket);
+            }
+        });
+        join_all(renewals).await;
+        self.tell_again();
     }
 
     /// A new leader of the inode that is being told what is held hears of what is given back afterwards.

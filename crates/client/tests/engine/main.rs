@@ -10,7 +10,7 @@ use weft_client::{Client, ConnectError, ConnectOptions, Errno, OpenMode};
 use weft_reactor::testing::VirtualTime;
 use weft_wire::InodeId;
 use weft_wire::fs::{Attr, Caller, FileKind, FsOp, NewNode, SeekTarget, SetAttr};
-use weft_wire::limits::{CLIENT_WINDOW_MAX, RENEW_SECONDS, SLAB_BYTES};
+use weft_wire::limits::{CLIENT_WINDOW_MAX, RENEW_SECONDS, SESSION_SECONDS_MAX, SLAB_BYTES};
 use weft_wire::map::{Change, Client as MapClient, Filesystem, FilesystemState};
 
 const SLAB: usize = SLAB_BYTES as usize;
@@ -294,6 +294,41 @@ fn a_new_leader_hears_also_from_those_who_hold_nothing_any_more() {
         cluster.world.borrow_mut().not_ready = false;
         cluster.handle.sleep(Duration::from_secs(RENEW_SECONDS + 1)).await;
         assert_eq!(told(), 2);
+    });
+}
+
+#[test]
+fn a_leader_that_is_away_keeps_no_signs_of_life_from_the_others() {
+    let time = VirtualTime::new(7);
+    let cluster = Cluster::start(&time);
+    time.block_on(async {
+        let client = cluster.connect(1).await.unwrap();
+        // A file that is open in each bucket.
+        let attr = create(&client, "f").await.unwrap();
+        for bucket in 0..8 {
+            let number = InodeId(bucket << 61 | 9);
+            {
+                let mut world = cluster.world.borrow_mut();
+                let file = world.inodes[&attr.inode].clone();
+                world.inodes.insert(number, fake::FakeInode { attr: Attr { inode: number, ..attr }, ..file });
+            }
+            client.open(number, OpenMode::Keep).await.unwrap();
+        }
+        let renewed = |node: u16| {
+            let world = cluster.world.borrow();
+            let led = |bucket: u32| world.map.buckets[bucket as usize].leader == core(node);
+            world.ran.iter().filter(|(bucket, op)| led(bucket.0) && matches!(op, FsOp::Renew { .. })).count()
+        };
+        cluster.handle.sleep(Duration::from_secs(RENEW_SECONDS + 1)).await;
+        assert!(renewed(1) > 0 && renewed(2) > 0, "both have something");
+        cluster.network.crash(core(1));
+        cluster.move_leaders(1, 1);
+        cluster.handle.sleep(Duration::from_secs(10)).await;
+        for _ in 0..5 {
+            let before = renewed(2);
+            cluster.handle.sleep(Duration::from_secs(SESSION_SECONDS_MAX / 2)).await;
+            assert!(renewed(2) > before);
+        }
     });
 }
 
