@@ -40,8 +40,10 @@ pub fn repair(world: &mut World, bucket_count: usize) -> Result<(), String> {
         // What is on a drive that isn't back yet is not looked at.
         quiet::settle(world, bucket_count);
         damaged = 0;
-        let mut missed = false;
-        for (node, bucket) in buckets(world) {
+        let served = buckets(world);
+        // One that is on its way to another leader isn't among them.
+        let mut missed = served.len() != bucket_count;
+        for (node, bucket) in served {
             let id = bucket.id();
             let scrub = async move { bucket.scrub().await };
             match world.block_on_node(node, CHECK_MAX, scrub) {
